@@ -1,0 +1,45 @@
+"""The program as Python functions, one per command; the command line only parses, calls these and shows what comes back.
+
+    from pathlib import Path
+    from autoseg3d import api
+
+    api.plan(Path("raw"), Path("run"))
+    api.train(Path("run"), fold="all")
+    api.predict(Path("scans"), Path("run"), Path("out"))
+
+All raise the errors of autoseg3d.errors and report to `progress(what, done, total)` where it is given. Torch and the image
+libraries are imported by the functions that need them, so that importing this module is quick.
+"""
+
+from autoseg3d.api.planning import (
+    Measured,
+    PlanWishes,
+    Reading,
+    check,
+    label_table_of,
+    measure,
+    plan,
+    plan_fingerprint,
+    read_any_fingerprint,
+    what_if,
+)
+from autoseg3d.api.running import evaluate, import_nnunet, info, package, predict, train
+
+__all__ = [
+    "Measured",
+    "PlanWishes",
+    "Reading",
+    "check",
+    "evaluate",
+    "import_nnunet",
+    "info",
+    "label_table_of",
+    "measure",
+    "package",
+    "plan",
+    "plan_fingerprint",
+    "predict",
+    "read_any_fingerprint",
+    "train",
+    "what_if",
+]

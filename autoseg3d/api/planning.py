@@ -1,0 +1,240 @@
+"""Checking a dataset and planning for it."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autoseg3d import __version__, files, plugins
+from autoseg3d.errors import DatasetError, UsageError
+from autoseg3d.run import RunFolder, RunRecord
+from planners.budget import Budget, CostFunction, NetworkCost, PlanningError
+from planners.contract import Triple
+from planners.edit import ComparedRow, compare, parse_change, replan
+from planners.fingerprint import Fingerprint
+from planners.labels import LabelTable
+from planners.plan import NetworkPlan, Plan
+from planners.readable import plan_markdown
+from planners.reading import read_fingerprint, read_nnunet_fingerprint
+
+if TYPE_CHECKING:
+    from autoseg3d.fingerprinting import Survey
+    from autoseg3d.io.dataset import Dataset
+    from autoseg3d.io.nifti_forms import GeometryChoice
+
+Progress = Callable[[str, int, int], None]
+
+# Planners that count instead of tracing: they need neither torch nor a look at the machine, and answer at once.
+_COUNTING = frozenset({"nnunet", "resenc-m", "resenc-l", "resenc-xl"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanWishes:
+    """What a person may ask of a plan; None leaves a number to the planner or to the machine.
+
+    planner       name of a planner, ours or an installed one
+    memory_bytes  memory a training step may take; default: the preset's own, or what the device has free
+    seconds       wall-clock time of training per fold to plan for
+    device        device the training will run on
+    changes       assignments such as "3d_fullres.patch_size=96,160,160" or "memory=24GB" (planners.edit.parse_change):
+                  values that are fixed, while the rest is derived around them
+    """
+
+    planner: str = "standard"
+    memory_bytes: int | None = None
+    seconds: float | None = None
+    device: str = "auto"
+    changes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a dataset is read.
+
+    exclude        ids of cases to leave out
+    geometry       which statement of a NIfTI header to believe where they disagree
+    group_pattern  regular expression that takes a case's group (its patient) from its name; groups stay in one fold
+    workers        processes; None takes one per core
+    """
+
+    exclude: frozenset[str] = frozenset()
+    geometry: GeometryChoice = "auto"
+    group_pattern: str | None = None
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A dataset without faults: what is in its folder, its fingerprint, and cases with the same images."""
+
+    dataset: Dataset
+    fingerprint: Fingerprint
+    duplicates: tuple[tuple[str, ...], ...]
+
+
+def check(raw: Path, *, reading: Reading | None = None, progress: Progress | None = None) -> Survey:
+    """Every fault and warning of a dataset folder, all at once. Reads each file once and writes nothing."""
+    reading = reading or Reading()
+    return _survey(_opened(raw, reading), reading, cache=None, progress=progress)
+
+
+def measure(raw: Path, run: Path, *, reading: Reading | None = None, progress: Progress | None = None) -> Measured:
+    """Checks and measures the dataset in `raw`; what was read is remembered in RUN/cache, so that nothing is read twice.
+
+    Raises DatasetError with all faults; a run folder that was not there before is then not there after.
+    """
+    reading = reading or Reading()
+    files.refuse_inside(run, raw)
+    new, cache = not run.exists(), RunFolder(run).cache / "survey"
+    dataset = _opened(raw, reading)
+    found = _survey(dataset, reading, cache=cache, progress=progress)
+    if found.fingerprint is None:
+        if new:
+            shutil.rmtree(run, ignore_errors=True)
+        remedy = "Mend them, or leave cases out with --exclude CASE"
+        count = f"{len(found.faults)} fault{'s' if len(found.faults) != 1 else ''}"
+        raise DatasetError(f"{count} in the dataset, nothing was planned", found.faults, file=dataset.root, remedy=remedy)
+    return Measured(dataset, found.fingerprint, found.duplicates)
+
+
+def _opened(raw: Path, reading: Reading) -> Dataset:
+    from autoseg3d.io import open_dataset
+
+    return open_dataset(raw, partial=True, geometry=reading.geometry, group_pattern=reading.group_pattern)
+
+
+def _survey(dataset: Dataset, reading: Reading, *, cache: Path | None, progress: Progress | None) -> Survey:
+    from autoseg3d.fingerprinting import survey
+    from autoseg3d.workers import worker_count
+
+    return survey(
+        dataset,
+        workers=worker_count(reading.workers),
+        cache_folder=cache,
+        exclude=reading.exclude,
+        geometry=reading.geometry,
+        progress=progress,
+    )
+
+
+def plan(
+    raw: Path,
+    run: Path,
+    *,
+    wishes: PlanWishes | None = None,
+    reading: Reading | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Plan:
+    """Checks and measures the dataset in `raw`, plans, and writes the run folder `run`; nothing where there are faults.
+
+    Raises DatasetError with all faults; UsageError where `run` holds a plan already (without `overwrite`), lies inside
+    `raw`, or where no plan fits the wishes.
+    """
+    from autoseg3d.training.splits import make_splits
+
+    wishes, reading, folder = wishes or PlanWishes(), reading or Reading(), RunFolder(run)
+    if folder.plan_file.exists() and not overwrite:
+        raise UsageError("there is a plan here already", file=run, remedy="Choose another folder, or add --overwrite to replace it")
+    measured = measure(raw, run, reading=reading, progress=progress)
+    made = plan_fingerprint(measured.fingerprint, wishes=wishes)
+    ids = sorted(case.id for case in measured.fingerprint.cases)
+    groups = {case.id: case.group for case in measured.dataset.cases if case.group is not None and case.id in ids}
+    splits = make_splits(ids, groups=groups, duplicates=measured.duplicates, allow_fewer=True)
+    record = RunRecord(
+        software_version=__version__,
+        raw=str(raw.resolve()),
+        excluded=tuple(sorted(reading.exclude)),
+        geometry=reading.geometry,
+        command={"planner": wishes.planner, "memory_bytes": wishes.memory_bytes, "seconds": wishes.seconds, "device": wishes.device},
+    )
+    folder.write(record=record, fingerprint=measured.fingerprint, plan=made, splits_json=splits.to_json(), plan_text=plan_markdown(made))
+    return made
+
+
+def plan_fingerprint(fingerprint: Fingerprint, *, wishes: PlanWishes | None = None) -> Plan:
+    """A plan from a fingerprint alone. Raises UsageError, naming the field, where no plan fits the wishes."""
+    wishes = wishes or PlanWishes()
+    with _planning_errors():
+        change = parse_change(wishes.changes, _budget(wishes))
+        planner = plugins.find(plugins.PLANNERS, change.planner or wishes.planner, own={}, field="planner")
+        made = replan(planner, fingerprint, _cost(), change)
+    return made.model_copy(update={"fingerprint_hash": fingerprint.content_hash()})
+
+
+def what_if(fingerprint: Fingerprint, wishes: PlanWishes, changes: Iterable[str]) -> tuple[ComparedRow, ...]:
+    """The plan as wished beside one more per change, as rows of a table: first column as wished, then each change."""
+    variants = [wishes, *(replace(wishes, changes=(*wishes.changes, change)) for change in changes)]
+    return compare([plan_fingerprint(fingerprint, wishes=variant) for variant in variants])
+
+
+def read_any_fingerprint(fingerprint: Path, dataset: Path | None = None) -> Fingerprint:
+    """Our fingerprint.json, or nnU-Net's dataset_fingerprint.json together with its dataset.json.
+
+    Raises UsageError or DatasetError naming the field that is missing or wrong.
+    """
+    value = files.read_json(fingerprint)
+    if not (isinstance(value, dict) and "spacings" in value):
+        with _planning_errors(fingerprint):
+            return read_fingerprint(value)
+    if dataset is None:
+        raise UsageError("nnU-Net's fingerprint needs its dataset.json", field="--dataset", remedy="Add --dataset dataset.json")
+    labels = label_table_of(dataset)
+    with _planning_errors(fingerprint):
+        return read_nnunet_fingerprint(value, files.read_json(dataset), labels)
+
+
+def label_table_of(dataset: Path) -> LabelTable:
+    """The labels of a dataset.json. Raises DatasetError with everything that is wrong with it."""
+    from autoseg3d.io.dataset_json import read_description
+
+    description, faults = read_description(dataset)
+    if description is None:
+        raise DatasetError("no usable labels", faults, file=dataset)
+    return description.labels
+
+
+@contextlib.contextmanager
+def _planning_errors(file: Path | None = None) -> Iterator[None]:
+    """A planner's refusal as an error for the command line: a fault of the wishes or of a file, with field and remedy."""
+    try:
+        yield
+    except PlanningError as error:
+        code = "E_PLAN" if file is None else "E_FIELD"
+        raise UsageError(error.reason, code=code, file=file, field=error.field, got=error.got, remedy=error.remedy) from error
+
+
+def _budget(wishes: PlanWishes) -> Budget:
+    """The wishes as numbers; for planners that look at the machine, with its free memory and its measured speed."""
+    if wishes.planner in _COUNTING:
+        return Budget(memory_bytes=wishes.memory_bytes, seconds=wishes.seconds)
+    from autoseg3d.cost import measure_flops_per_second
+    from autoseg3d.devices import choose_device, free_memory_bytes
+
+    device = choose_device(wishes.device)
+    return Budget.model_validate(
+        {
+            "memory_bytes": wishes.memory_bytes,
+            "free_bytes": free_memory_bytes(device),
+            "device": device.type,
+            "seconds": wishes.seconds,
+            "flops_per_second": measure_flops_per_second(str(device)) if wishes.seconds or device.type == "cpu" else None,
+        }
+    )
+
+
+def _cost() -> CostFunction:
+    """The traced cost; torch is imported at the first trace, which the counting planners never ask for."""
+
+    def trace(network: NetworkPlan, *, patch_size: Triple, batch_size: int, in_channels: int, num_classes: int, device: str) -> NetworkCost:
+        from autoseg3d.cost import trace_cost
+
+        return trace_cost(
+            network, patch_size=patch_size, batch_size=batch_size, in_channels=in_channels, num_classes=num_classes, device=device
+        )
+
+    return trace

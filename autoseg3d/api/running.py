@@ -1,0 +1,131 @@
+"""Training, prediction, evaluation, and models as files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoseg3d import files
+from autoseg3d.api.planning import label_table_of
+from autoseg3d.errors import UsageError
+from autoseg3d.run import RunFolder
+
+if TYPE_CHECKING:
+    from autoseg3d.evaluation import Scores
+    from autoseg3d.prediction import CaseResult, PredictOptions
+    from autoseg3d.training.options import FoldResult, TrainOptions
+
+Progress = Callable[[str, int, int], None]
+Watch = Callable[[Mapping[str, Any]], None]
+
+
+def train(
+    run: Path,
+    *,
+    fold: str,
+    configuration: str | None = None,
+    options: TrainOptions | None = None,
+    watch: Watch | None = None,
+    progress: Progress | None = None,
+) -> tuple[FoldResult, ...]:
+    """Trains fold "0" … "4", "full", or "all" folds in turn, and adds each to the model in RUN/model.
+
+    "all" keeps folds that are finished and goes on with those that were begun, unless a restart is asked for.
+
+    Raises UsageError for a fold or configuration that is not there, LockedError where another process trains the fold,
+    InterruptedByUserError after saving when a signal asks to stop.
+    """
+    from autoseg3d.io.dataset import open_dataset
+    from autoseg3d.training import train_fold
+    from autoseg3d.training.options import TrainOptions
+    from autoseg3d.training.splits import Splits
+
+    folder = RunFolder(run)
+    plan, record = folder.plan(), folder.record()
+    name = _configuration(configuration, tuple(plan.configurations), plan.configuration()[0])
+    splits = files.read_contract(run / "splits.json", Splits)
+    folds = [str(i) for i in range(len(splits.folds))] if fold == "all" else [fold]
+    # A fault in a case that the plan left out is no fault of the run; a case of a fold that is gone is found by the splits.
+    dataset = open_dataset(Path(record.raw), partial=True)
+    options = options or TrainOptions()
+    if fold == "all" and options.mode == "fresh":
+        options = replace(options, mode="resume")
+    return tuple(
+        train_fold(
+            run,
+            dataset,
+            plan,
+            configuration=name,
+            fold=one,
+            options=options,
+            watch=watch or _silent,
+            progress=progress,
+        )
+        for one in folds
+    )
+
+
+def _configuration(wanted: str | None, there: tuple[str, ...], default: str) -> str:
+    if wanted is not None and wanted not in there:
+        raise UsageError("the plan has no such configuration", field="configuration", wanted=", ".join(there), got=wanted)
+    return wanted or default
+
+
+def _silent(event: Mapping[str, Any]) -> None:
+    """Nobody watches."""
+
+
+def predict(
+    scans: Path, model: Path, out: Path, *, options: PredictOptions | None = None, progress: Progress | None = None
+) -> tuple[CaseResult, ...]:
+    """Segments the scans with the model; see autoseg3d.prediction.predict_scans for what is written."""
+    from autoseg3d.io.scans import find_scans
+    from autoseg3d.package import open_package
+    from autoseg3d.prediction import PredictOptions, predict_scans
+
+    package = open_package(model)
+    found = find_scans(scans, num_channels=len(package.plan.channel_names))
+    return tuple(predict_scans(found, package, out, options or PredictOptions(), source=scans, progress=progress))
+
+
+def evaluate(
+    predictions: Path,
+    reference: Path,
+    out: Path,
+    *,
+    dataset: Path | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Scores:
+    """Scores label maps against a reference per case and label, and writes scores.csv and the summary into `out`."""
+    from autoseg3d.evaluation import evaluate_folder
+    from autoseg3d.workers import worker_count
+
+    labels = None if dataset is None else label_table_of(dataset)
+    return evaluate_folder(predictions, reference, labels=labels, out=out, workers=worker_count(workers), progress=progress)
+
+
+def package(run: Path, out: Path) -> Path:
+    """Puts the trained model of a run into one file and returns its path."""
+    from autoseg3d.package import pack
+
+    if out.suffix != ".a3d":
+        raise UsageError("a model file ends in .a3d", field="--out", got=out, remedy=f"Try {out.with_suffix('.a3d')}")
+    pack(run, out)
+    return out
+
+
+def info(model: Path) -> tuple[tuple[str, str], ...]:
+    """What a model segments, was trained on and scored, as pairs (what, value)."""
+    from autoseg3d.package import open_package
+
+    return open_package(model).describe()
+
+
+def import_nnunet(source: Path, out: Path, *, checkpoint: str = "final", progress: Progress | None = None) -> Path:
+    """A trained nnU-Net v2 model (folder or zip) as a model of ours; returns its path."""
+    from autoseg3d.import_nnunet import import_nnunet as translate
+
+    return translate(source, out, checkpoint=checkpoint, progress=progress)

@@ -1,0 +1,67 @@
+"""The command line: each command parses its options, calls one function of autoseg3d.api, and shows what came back."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from autoseg3d import __version__
+from autoseg3d.cli import data, demo, inference, model, training
+
+app = typer.Typer(
+    name="autoseg3d",
+    help="Self-configuring 3D medical image segmentation: plan, train, predict.\n\n"
+    "A first case in four commands:\n\n"
+    "  autoseg3d plan RAW --run RUN\n\n"
+    "  autoseg3d train RUN --fold all\n\n"
+    "  autoseg3d predict SCANS --model RUN --out OUT\n\n"
+    "  autoseg3d evaluate OUT REFERENCE --out SCORES",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: bool = typer.Option(False, "--version", help="Print the version and stop.", is_eager=True)) -> None:
+    if version:
+        typer.echo(f"autoseg3d {__version__}")
+        raise typer.Exit
+
+
+data.register(app)
+training.register(app)
+inference.register(app)
+model.register(app)
+demo.register(app)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs a command line and leaves with its exit code: see the table in autoseg3d/errors.py."""
+    from autoseg3d.errors import Autoseg3dError
+
+    _share_processors()
+    try:
+        app(args=arguments)
+    except Autoseg3dError as error:
+        typer.secho(str(error), err=True, fg="red")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.secho("Stopped.", err=True)
+        sys.exit(130)
+
+
+def _share_processors() -> None:
+    """Lets idle threads of the network sleep instead of spin, before torch starts them; a user's own setting stands.
+
+    OpenMP's threads wait for each other after every layer. Where another program holds one of the processors, spinning
+    ones take the time that the late one needs: a training step was measured up to 60 times slower on a busy machine, and a
+    tenth faster at best on a quiet one. The OpenMP runtime reads this when it is loaded and has no other way to be told.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+__all__ = ["app", "main"]

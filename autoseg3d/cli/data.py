@@ -1,0 +1,124 @@
+"""autoseg3d check and autoseg3d plan."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoseg3d.cli import options
+
+Raw = Annotated[Path, typer.Argument(help="Dataset folder: nnU-Net v2 layout, Medical Segmentation Decathlon, or images/ with labels/.")]
+Exclude = Annotated[list[str] | None, typer.Option(help="Leave out this case. May be given several times.")]
+
+
+def check(raw: Raw, exclude: Exclude = None, geometry: options.Geometry = "auto", workers: options.Workers = None) -> None:
+    """Find every fault of a dataset folder, all at once.
+
+    Exit code 0 when the dataset can be used (warnings are printed), 3 when it has faults.
+
+    Example: autoseg3d check /data/Hippocampus
+    """
+    from autoseg3d import api
+    from autoseg3d.cli import show
+
+    reading = api.Reading(exclude=frozenset(exclude or ()), geometry=options.geometry_choice(geometry), workers=workers)
+    with show.progress() as report:
+        survey = api.check(raw, reading=reading, progress=report)
+    for warning in survey.warnings:
+        show.output.print(f"[yellow]warning[/] {warning}", soft_wrap=True)
+    for fault in survey.faults:
+        show.output.print(f"[red]fault[/]   {fault}", soft_wrap=True)
+    cases = len(survey.fingerprint.cases) if survey.fingerprint else 0
+    if survey.faults:
+        show.output.print(
+            f"{len(survey.faults)} faults, {len(survey.warnings)} warnings. Mend the faults, or leave cases out with --exclude CASE."
+        )
+        raise typer.Exit(3)
+    show.output.print(f"{cases} cases can be used, {len(survey.warnings)} warnings. Next: autoseg3d plan {raw} --run RUN")
+
+
+def plan(
+    raw: Annotated[Path | None, typer.Argument(help="Dataset folder, as for check.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Folder of the run; made if it is not there.")] = None,
+    planner: Annotated[
+        str, typer.Option(help="standard, nnunet, resenc-m, resenc-l, resenc-xl, residual, vnet, or an installed one.")
+    ] = "standard",
+    memory: Annotated[
+        str | None, typer.Option(help="Memory a training step may take, such as 8GB. Default: what the device has free.")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.1, help="Training time per fold in minutes, to plan for.")] = None,
+    hours: Annotated[float | None, typer.Option(min=0.01, help="Training time per fold in hours, to plan for.")] = None,
+    device: options.Device = "auto",
+    exclude: Exclude = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace the plan of an existing run.")] = False,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Fix a value and derive the rest from it, such as 3d_fullres.patch_size=96,160,160. May be given several times."
+        ),
+    ] = None,
+    what_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Show another plan beside this one, such as memory=24GB or spacing=1,1,1. May be given several times. Writes nothing."
+        ),
+    ] = None,
+    geometry: options.Geometry = "auto",
+    groups: Annotated[
+        str | None,
+        typer.Option(help="Regular expression for the patient in a case's name, such as 'patient[0-9]+': one patient, one fold."),
+    ] = None,
+    workers: options.Workers = None,
+    fingerprint: Annotated[Path | None, typer.Option(help="Plan from a fingerprint.json (ours or nnU-Net's) without the images.")] = None,
+    dataset: Annotated[Path | None, typer.Option(help="The dataset.json that goes with --fingerprint.")] = None,
+    print_json: Annotated[bool, typer.Option(help="Print the plan as JSON on stdout and nothing else.")] = False,
+) -> None:
+    """Check a dataset, measure it, and choose every setting of the training, with the reason of each.
+
+    Writes fingerprint.json, plan.json, plan.md and splits.json into the run folder; nothing if the dataset has faults.
+
+    Examples:
+
+      autoseg3d plan /data/Hippocampus --run runs/hippocampus
+
+      autoseg3d plan /data/Liver --run runs/liver --memory 12GB --hours 24
+
+      autoseg3d plan --fingerprint fingerprint.json --dataset dataset.json --planner nnunet --print-json
+    """
+    from autoseg3d import api
+    from autoseg3d.cli import plans, show
+
+    wishes = api.PlanWishes(
+        planner=planner,
+        memory_bytes=options.memory_bytes(memory),
+        seconds=options.seconds_of(minutes=minutes, hours=hours),
+        device=device,
+        changes=tuple(change or ()),
+    )
+    if fingerprint is not None:
+        known = api.read_any_fingerprint(fingerprint, dataset)
+    elif raw is None or run is None:
+        raise typer.BadParameter("give the dataset folder and --run RUN, or --fingerprint with --dataset")
+    else:
+        chosen = options.geometry_choice(geometry)
+        reading = api.Reading(exclude=frozenset(exclude or ()), geometry=chosen, group_pattern=groups, workers=workers)
+        with show.progress() as report:
+            if not what_if:
+                made = api.plan(raw, run, wishes=wishes, reading=reading, overwrite=overwrite, progress=report)
+                plans.show_plan(made, as_json=print_json)
+                if not print_json:
+                    show.output.print(f"Written to {run}. Next: autoseg3d train {run} --fold all")
+                return
+            known = api.measure(raw, run, reading=reading, progress=report).fingerprint
+    if what_if:
+        plans.show_comparison(api.what_if(known, wishes, what_if), what_if)
+    else:
+        plans.show_plan(api.plan_fingerprint(known, wishes=wishes), as_json=print_json)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands of this file to the application."""
+    app.command()(check)
+    app.command()(plan)

@@ -1,0 +1,60 @@
+"""Options and value parsers that several commands share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+if TYPE_CHECKING:
+    from autoseg3d.io.nifti_forms import GeometryChoice
+    from autoseg3d.training.options import Augmentation, Precision
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps. auto takes a GPU where there is one.")]
+Workers = Annotated[int | None, typer.Option(min=0, help="Processes that read and prepare cases. Default: one per core, as memory allows.")]
+Geometry = Annotated[
+    str,
+    typer.Option(
+        help="Which orientation of a NIfTI header to believe where its parts contradict each other: auto refuses such files, "
+        "sform, qform or pixdim decides."
+    ),
+]
+
+
+def memory_bytes(text: str | None) -> int | None:
+    """Bytes of a size such as "8GB" or "512MB"; None stays None."""
+    from planners.budget import PlanningError
+    from planners.edit import parse_memory
+
+    try:
+        return None if text is None else parse_memory(text)
+    except PlanningError as error:
+        raise typer.BadParameter(f"--memory {text}: {error.reason}. {error.remedy}") from error
+
+
+def geometry_choice(text: str) -> GeometryChoice:
+    """One of auto, sform, qform, pixdim."""
+    return cast("GeometryChoice", _one_of("--geometry", text, ("auto", "sform", "qform", "pixdim")))
+
+
+def precision_choice(text: str) -> Precision:
+    """One of auto, fp32, bf16."""
+    return cast("Precision", _one_of("--precision", text, ("auto", "fp32", "bf16")))
+
+
+def augmentation_choice(text: str) -> Augmentation:
+    """One of torch, batchgenerators."""
+    return cast("Augmentation", _one_of("--augmentation", text, ("torch", "batchgenerators")))
+
+
+def _one_of(option: str, text: str, allowed: tuple[str, ...]) -> str:
+    if text not in allowed:
+        raise typer.BadParameter(f"{option} takes {', '.join(allowed)}, got '{text}'")
+    return text
+
+
+def seconds_of(*, minutes: float | None, hours: float | None) -> float | None:
+    """Seconds of a time budget given in minutes or hours, not both."""
+    if minutes is not None and hours is not None:
+        raise typer.BadParameter("give --minutes or --hours, not both")
+    return minutes * 60 if minutes is not None else hours * 3600 if hours is not None else None

@@ -1,0 +1,172 @@
+"""Reading MetaImage: .mha, and .mhd with its voxel file. Source: https://itk.org/Wiki/ITK/MetaIO/Documentation."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from autoseg3d.errors import GeometryError, ReadError
+from autoseg3d.io.grids import checked, from_lps
+from autoseg3d.io.nifti_forms import GeometryChoice
+from autoseg3d.io.payload import GZIP_MAGIC, Compression, Payload, open_payload
+from autoseg3d.io.voxels import Layout
+
+_LONGEST_HEADER = 1 << 16
+_DTYPES = {
+    "MET_CHAR": "i1",
+    "MET_UCHAR": "u1",
+    "MET_SHORT": "i2",
+    "MET_USHORT": "u2",
+    "MET_INT": "i4",
+    "MET_UINT": "u4",
+    "MET_LONG_LONG": "i8",
+    "MET_ULONG_LONG": "u8",
+    "MET_FLOAT": "f4",
+    "MET_DOUBLE": "f8",
+}
+# MetaIO took several names for one thing over the years.
+_SYNONYMS = {
+    "Position": "Offset",
+    "Origin": "Offset",
+    "Orientation": "TransformMatrix",
+    "Rotation": "TransformMatrix",
+    "ElementByteOrderMSB": "BinaryDataByteOrderMSB",
+    "ElementSize": "ElementSize",
+}
+
+
+@dataclass(frozen=True)
+class _Header:
+    fields: dict[str, str]
+    length: int
+    path: Path
+
+    def numbers(self, name: str, count: int) -> np.ndarray:
+        text = self.fields.get(name, "")
+        try:
+            values = np.array([float(word) for word in text.split()])
+        except ValueError as error:
+            raise _bad(self.path, name, f"needs {count} numbers", text) from error
+        if values.shape != (count,):
+            raise _bad(self.path, name, f"needs {count} numbers", text)
+        return values
+
+    def flag(self, name: str) -> bool:
+        return self.fields.get(name, "False").lower() in ("true", "1")
+
+
+def _bad(path: Path, field: str, problem: str, got: object) -> ReadError:
+    return ReadError(
+        f"the MetaImage field '{field}' {problem}", file=path, field=field, code="E_HEADER", got=got, remedy="Export the scan again"
+    )
+
+
+def looks_like_metaimage(head: bytes) -> bool:
+    """Whether `head` begins with a MetaImage header."""
+    return head.lstrip().startswith((b"ObjectType = Image", b"ObjectType=Image", b"NDims = ")) and b"DimSize" in head
+
+
+@contextlib.contextmanager
+def open_metaimage(path: Path, *, geometry: GeometryChoice = "auto") -> Iterator[tuple[Payload, Layout]]:
+    """The layout of a MetaImage file and its verified bytes, standing before the first voxel."""
+    header = _header(path)
+    layout = _layout(header, geometry)
+    data, start = _place(header)
+    with open_payload(data, start=start, compression=_compression(header, data, start)) as payload:
+        payload.skip_to(_skip(header, payload, layout.num_bytes))
+        yield payload, layout
+
+
+def _header(path: Path) -> _Header:
+    with open(path, "rb") as file:
+        head = file.read(_LONGEST_HEADER)
+    fields: dict[str, str] = {}
+    position = 0
+    while "ElementDataFile" not in fields:
+        end = head.find(b"\n", position)
+        name, equals, value = head[position : end if end >= 0 else len(head)].decode("latin-1").partition("=")
+        if end < 0 or not equals:
+            raise _bad(path, name.strip()[:30], "ends the header before ElementDataFile", None)
+        name = _SYNONYMS.get(name.strip(), name.strip())
+        if name in fields:
+            raise _bad(path, name, "stands twice", value.strip())
+        fields[name] = value.strip()
+        position = end + 1
+    return _Header(fields, position, path)
+
+
+def _place(header: _Header) -> tuple[Path, int]:
+    name = header.fields["ElementDataFile"]
+    if name.upper() == "LOCAL":
+        return header.path, header.length
+    if name.upper().startswith("LIST") or "%" in name or "\0" in name:
+        raise _bad(header.path, "ElementDataFile", "must name one file", name)
+    return header.path.parent / name, 0
+
+
+def _compression(header: _Header, data: Path, start: int) -> Compression:
+    if not header.flag("CompressedData") or not data.is_file():
+        return "none"
+    with open(data, "rb") as file:
+        file.seek(start)
+        return "gzip" if file.read(2) == GZIP_MAGIC else "zlib"
+
+
+def _skip(header: _Header, payload: Payload, num_bytes: int) -> int:
+    """Bytes of the voxel file before the first voxel; HeaderSize -1 means that the voxels are its last bytes."""
+    text = header.fields.get("HeaderSize", "0")
+    if text == "-1" and payload.compression == "none":
+        return max(0, payload.bytes_on_disk - num_bytes)
+    if not text.isdigit():
+        raise _bad(header.path, "HeaderSize", "must be a number", text)
+    return int(text)
+
+
+def _layout(header: _Header, choice: GeometryChoice) -> Layout:
+    path = header.path
+    if header.fields.get("BinaryData", "True").lower() in ("false", "0"):
+        raise _bad(path, "BinaryData", "must be True: voxels as text are not supported", "False")
+    dims = int(header.numbers("NDims", 1)[0])
+    if dims not in (3, 4):
+        raise GeometryError("not a volume", file=path, field="NDims", code="E_DIM", wanted=3, got=dims)
+    sizes = [int(n) for n in header.numbers("DimSize", dims)]
+    components = int(header.fields.get("ElementNumberOfChannels", "1") or 1)
+    if min(sizes) < 1 or components < 1 or (components > 1 and dims == 4 and sizes[3] > 1):
+        raise GeometryError("the header's sizes are impossible", file=path, field="DimSize", code="E_DIM", got=header.fields["DimSize"])
+    kind = _DTYPES.get(header.fields.get("ElementType", "").removesuffix("_ARRAY"))
+    if kind is None:
+        raise ReadError("voxel type not supported", file=path, field="ElementType", code="E_DTYPE", got=header.fields.get("ElementType"))
+    matrix, notes = _matrix(header, dims, choice)
+    x, y, z = sizes[:3]
+    grid, grid_notes = checked((z, y, x), from_lps(matrix), path=path)
+    channels = components if components > 1 else (sizes[3] if dims == 4 else 1)
+    dtype = np.dtype((">" if header.flag("BinaryDataByteOrderMSB") else "<") + kind)
+    return Layout(geometry=grid, dtype=dtype, channels=channels, interleaved=components > 1, notes=notes + grid_notes)
+
+
+def _matrix(header: _Header, dims: int, choice: GeometryChoice) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Voxel to LPS millimetres. The file lists one direction per index axis, x first."""
+    notes: tuple[str, ...] = ()
+    if "TransformMatrix" in header.fields:
+        directions = header.numbers("TransformMatrix", dims * dims).reshape(dims, dims).T[:3, :3]
+    elif choice == "pixdim":
+        directions = np.eye(3)
+        notes = ("no orientation in the header: x is assumed to run to the patient's left, y to the back; check the sides",)
+    else:
+        raise GeometryError(
+            "the header does not say how the patient lies",
+            file=header.path,
+            field="TransformMatrix",
+            code="E_NO_ORIENT",
+            remedy="Export the scan again, or use --geometry pixdim to assume that x runs to the patient's left and y to the back",
+        )
+    spacing = header.numbers("ElementSpacing" if "ElementSpacing" in header.fields else "ElementSize", dims)[:3]
+    matrix = np.eye(4)
+    matrix[:3, :3] = directions * spacing
+    if "Offset" in header.fields:
+        matrix[:3, 3] = header.numbers("Offset", dims)[:3]
+    return matrix, notes

@@ -1,0 +1,1 @@
+"""Operations on voxel arrays that know nothing of files, plans or networks."""

@@ -1,0 +1,242 @@
+"""What is written beside a label map: the record of how it came to be, and the table of a whole batch.
+
+OUT/<case>.json is the commit mark of a case: it is written after the label map and states its hash. A rerun takes a
+case as finished when its inputs, the model, the options and the output are, by their hashes, what the record says.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import psutil
+import torch
+from pydantic import Field
+
+import autoseg3d
+from autoseg3d import files
+from autoseg3d.errors import Autoseg3dError, ReadError
+from autoseg3d.geometry import Geometry
+from autoseg3d.io import CaseFiles
+from autoseg3d.prediction.flags import Flag
+from planners.contract import Contract, readable_json
+
+RESULTS_JSON, RESULTS_CSV = "results.json", "results.csv"
+Status = Literal["done", "review", "failed"]
+_DETACHED = {".hdr", ".img", ".mhd", ".nhdr", ".raw", ".zraw"}
+
+
+class OutputFile(Contract):
+    """One file that a prediction wrote, by name in the output folder."""
+
+    name: str
+    sha256: str
+
+
+class ModelRecord(Contract):
+    """The model behind a prediction.
+
+    sha256         of the package's manifest, which holds the hash of every weight file
+    folds          fused, and `missing_folds` of the cross-validation that are not trained
+    """
+
+    sha256: str
+    dataset_name: str
+    plan: str
+    fingerprint: str
+    configuration: str
+    folds: tuple[str, ...]
+    missing_folds: tuple[str, ...]
+    weights: dict[str, str]
+
+
+class CaseRecord(Contract):
+    """The audit record of one label map. File names and hashes only: no paths, no text fields of headers.
+
+    key         hash of inputs, model and options; equal keys make equal outputs
+    inputs      name and SHA-256 of every input file
+    options     all options after defaults
+    seconds     wall-clock time of each step
+    peak_bytes  largest memory of the process so far, the batch's earlier cases included
+    """
+
+    schema_version: Literal[1] = 1
+    case: str
+    key: str
+    status: Literal["done", "review"]
+    flags: tuple[Flag, ...]
+    notes: tuple[str, ...]
+    inputs: dict[str, str]
+    grid: dict[str, Any]
+    model: ModelRecord
+    options: dict[str, Any]
+    class_order: tuple[str, ...]
+    outputs: tuple[OutputFile, ...]
+    precision: str
+    device: str
+    bf16_agreement: float | None
+    software: dict[str, str]
+    started_utc: str
+    ended_utc: str
+    seconds: dict[str, float]
+    peak_bytes: int = Field(ge=0)
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """What became of one scan of a batch.
+
+    status   "done", "review" (done, with flags) or "failed"
+    code     stable name of the failure, None where there is none; `cause` and `remedy` in words
+    output   the label map, None where the case failed
+    reused   whether an earlier run had finished it
+    """
+
+    case: str
+    status: Status
+    flags: tuple[Flag, ...] = ()
+    code: str | None = None
+    cause: str | None = None
+    remedy: str | None = None
+    output: Path | None = None
+    seconds: float = 0.0
+    reused: bool = False
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why a person should look: the failure, or one sentence per flag."""
+        if self.status == "failed":
+            return (f"{self.code}: {self.cause}",)
+        return tuple(f"{flag.code}: {flag.reason}" for flag in self.flags)
+
+    def as_row(self) -> dict[str, Any]:
+        """The result as plain values for results.json."""
+        return {
+            "case": self.case,
+            "status": self.status,
+            "code": self.code,
+            "cause": self.cause,
+            "remedy": self.remedy,
+            "flags": [flag.model_dump() for flag in self.flags],
+            "output": self.output.name if self.output else None,
+            "seconds": round(self.seconds, 3),
+            "reused": self.reused,
+        }
+
+
+def failure(case: str, error: Exception, seconds: float) -> CaseResult:
+    """The result of a case that raised `error`, expected or not."""
+    if isinstance(error, Autoseg3dError):
+        return CaseResult(case, "failed", code=error.code, cause=_one_line(str(error)), remedy=error.remedy, seconds=seconds)
+    out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    code = "E_MEMORY" if out_of_memory else "E_INTERNAL"
+    remedy = "Close other programs or use a machine with more memory" if out_of_memory else "Please report this with the scan's shape"
+    return CaseResult(case, "failed", code=code, cause=_one_line(f"{type(error).__name__}: {error}"), remedy=remedy, seconds=seconds)
+
+
+def exit_code(results: Sequence[CaseResult]) -> int:
+    """0 where every case was predicted, 3 where any failed."""
+    return 3 if any(result.status == "failed" for result in results) else 0
+
+
+def write_results(out: Path, results: Sequence[CaseResult], *, total: int) -> None:
+    """results.json and results.csv of the cases so far, out of `total`; each appears whole."""
+    counts = {status: sum(result.status == status for result in results) for status in ("done", "review", "failed")}
+    rows = [result.as_row() for result in results]
+    summary = {"schema_version": 1, "software_version": autoseg3d.__version__, "total": total, **counts, "cases": rows}
+    files.write_text(out / RESULTS_JSON, readable_json(summary))
+    table = io.StringIO()
+    writer = csv.DictWriter(table, ["case", "status", "code", "reasons", "output", "seconds", "reused"], extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows({**result.as_row(), "reasons": "; ".join(result.reasons)} for result in results)
+    files.write_text(out / RESULTS_CSV, table.getvalue())
+
+
+def hash_inputs(scan: CaseFiles) -> dict[str, str]:
+    """Name and SHA-256 of every file of a scan; files that a header file only names count too. Raises ReadError."""
+    found: dict[str, str] = {}
+    for path in scan.images:
+        try:
+            parts = {
+                part.name if part.name not in found else f"{part.parent.name}/{part.name}": files.sha256(part) for part in _parts(path)
+            }
+        except OSError as error:
+            raise ReadError(
+                f"cannot be read: {error.strerror}", file=path, case=scan.id, code="E_MISSING", remedy="Check the path"
+            ) from error
+        found |= parts
+    return found
+
+
+def _parts(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(part for part in path.rglob("*") if part.is_file())
+    stem = path.name.split(".")[0]
+    if not _DETACHED.intersection(suffix.lower() for suffix in path.suffixes):
+        return [path]
+    return sorted(part for part in path.parent.iterdir() if part.name.split(".")[0] == stem and part.is_file())
+
+
+def key_of(inputs: dict[str, str], model: str, options: dict[str, Any]) -> str:
+    """Hash of all that an output depends on."""
+    content = readable_json({"inputs": dict(sorted(inputs.items())), "model": model, "options": options})
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def finished(out: Path, case: str, key: str) -> CaseRecord | None:
+    """The record of an earlier run that made exactly this output, if the output is still what it was."""
+    try:
+        record = files.read_contract(out / f"{case}.json", CaseRecord)
+        whole = all(files.sha256(out / output.name) == output.sha256 for output in record.outputs)
+    except (Autoseg3dError, OSError):
+        return None
+    return record if whole and record.key == key and record.case == case else None
+
+
+def grid_facts(geometry: Geometry) -> dict[str, Any]:
+    """The scan's grid in the words of a record."""
+    return {
+        "shape_zyx": list(geometry.shape),
+        "spacing_zyx_mm": [float(np.round(v, 6)) for v in geometry.spacing_mm],
+        "orientation": geometry.orientation,
+    }
+
+
+def software_facts() -> dict[str, str]:
+    """Versions of what computed, and the kind of machine; nothing that names it."""
+    return {
+        "autoseg3d": autoseg3d.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "cuda": torch.version.cuda or "none",
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def now_utc() -> str:
+    """The time in ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def peak_bytes() -> int:
+    """The largest resident memory that this process ever had."""
+    info = psutil.Process().memory_info()
+    if hasattr(info, "peak_wset"):
+        return int(info.peak_wset)
+    import resource
+
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(largest) * (1 if platform.system() == "Darwin" else 1024)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:2000]

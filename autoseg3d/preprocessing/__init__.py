@@ -1,0 +1,9 @@
+"""Preprocessing: from a case as read to what a network sees, and the store of prepared cases."""
+
+from autoseg3d.preprocessing.locations import class_locations
+from autoseg3d.preprocessing.preparation import cache_key, clean, prepare
+from autoseg3d.preprocessing.recipe import Recipe, recipe
+from autoseg3d.preprocessing.store import CaseStore
+from autoseg3d.preprocessing.working_case import WorkingCase, preprocess
+
+__all__ = ["CaseStore", "Recipe", "WorkingCase", "cache_key", "class_locations", "clean", "prepare", "preprocess", "recipe"]

@@ -1,0 +1,287 @@
+"""train_fold: one fold from prepared cases to validated weights in the model package."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import autoseg3d
+from autoseg3d.devices import choose_device, fast_bfloat16
+from autoseg3d.errors import UsageError
+from autoseg3d.evaluation import Scores, write_scores
+from autoseg3d.files import lock
+from autoseg3d.geometry import Geometry
+from autoseg3d.io import Dataset, GeometryChoice
+from autoseg3d.networks import build
+from autoseg3d.package import add_fold, create_package
+from autoseg3d.prediction import Predictor
+from autoseg3d.prediction.predictor import Prepared
+from autoseg3d.preprocessing import CaseStore, prepare
+from autoseg3d.run import RunFolder
+from autoseg3d.training.folder import FoldFolder, check_identity, continued_recipe
+from autoseg3d.training.interruption import Interruption
+from autoseg3d.training.options import Chosen, FoldResult, TrainOptions, recipe
+from autoseg3d.training.session import Session, Watch
+from autoseg3d.training.splits import FULL, Split, read_splits
+from autoseg3d.training.state import Environment, Identity, Progress, State, forget_older
+from autoseg3d.training.validation import HeldOut, mean_dice, predict_cases, score_cases
+from autoseg3d.workers import worker_count
+from planners.plan import Plan, TrainingPlan
+
+Report = Callable[[str, int, int], None]
+
+# Where the smoothed pseudo-Dice ended this far below its best, the run went astray and the best weights are taken.
+_ASTRAY = 0.02
+
+
+def train_fold(
+    run: Path,
+    dataset: Dataset,
+    plan: Plan,
+    *,
+    configuration: str,
+    fold: str,
+    options: TrainOptions | None = None,
+    watch: Watch | None = None,
+    progress: Report | None = None,
+) -> FoldResult:
+    """Trains one fold, validates its held-out cases and adds the weights to RUN/model.
+
+    Args:
+        run: folder of the run, with plan.json, fingerprint.json and splits.json.
+        dataset: the raw cases.
+        plan: the plan of the run.
+        configuration: a configuration of the plan.
+        fold: "0" … or "full" for one model on all cases.
+        options: wishes; see TrainOptions.
+        watch: called with events, each a dict with "event": "start", "forecast", "step", "epoch", "note", "alarm", "done"; all
+            but "step" and "epoch" have a "message" for people, "epoch" is a line of log.jsonl.
+        progress: called with (what, done, total) while cases are prepared and validated.
+
+    Raises:
+        UsageError: unknown fold or configuration; training has begun and neither resume nor restart was asked for; the
+            plan or the data changed since the saved state.
+        LockedError: another process trains this fold.
+        InterruptedByUserError: a signal came; the state is saved.
+        StorageError, StoppedError: disk or memory ran out; the last saved state is whole.
+        ModelError: every saved state is broken; training diverged twice.
+    """
+    options, watch = options or TrainOptions(), watch or _nobody
+    if configuration not in plan.configurations:
+        raise UsageError("the plan has no such configuration", wanted=", ".join(plan.configurations), got=configuration)
+    if plan.configurations[configuration].previous_stage is not None:
+        raise UsageError("cascades cannot be trained yet", field="configuration", got=configuration, remedy="Train 3d_fullres or 3d_lowres")
+    splits = read_splits(run / "splits.json")
+    split = splits.fold(fold, [case.id for case in dataset.cases])
+    folder = FoldFolder(run / "folds" / configuration / f"fold_{fold}")
+    with lock(folder.path), Interruption() as interruption:
+        if (result := folder.finished(options)) is not None:
+            watch({"event": "done", "message": f"Fold {fold} of {configuration} is finished already"})
+            return result
+        state = folder.enter(options)
+        training = recipe(plan.training, options) if state is None else continued_recipe(state.record.training, options)
+        fitting = _Fitting(RunFolder(run), dataset, plan, configuration, fold, splits.cases, split, options, folder, watch, progress)
+        return fitting.train(training, state, interruption)
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    """What one call of train_fold works with."""
+
+    run: RunFolder
+    dataset: Dataset
+    plan: Plan
+    configuration: str
+    fold: str
+    cases: tuple[str, ...]
+    split: Split
+    options: TrainOptions
+    folder: FoldFolder
+    watch: Watch
+    progress: Report | None
+
+    def train(self, training: TrainingPlan, state: State | None, interruption: Interruption) -> FoldResult:
+        """Prepares, trains, validates, packages; with the threads of the saved state, so that results stay the same."""
+        device = choose_device(self.options.device)
+        threads = self.options.threads or (state.record.environment.threads if state is not None else torch.get_num_threads())
+        with _threads(threads):
+            return self._train(training, state, interruption, _environment(device, self.options, threads), device)
+
+    def _train(
+        self, training: TrainingPlan, state: State | None, interruption: Interruption, environment: Environment, device: torch.device
+    ) -> FoldResult:
+        store = self._prepare()
+        identity = self._identity(store)
+        if state is not None:
+            check_identity(state.record.identity, identity, self.folder.path)
+        self.folder.result_file.unlink(missing_ok=True)
+        session = Session(
+            folder=self.folder,
+            plan=self.plan,
+            configuration=self.configuration,
+            training=training,
+            split=self.split,
+            store=store,
+            identity=identity,
+            environment=environment,
+            options=self.options,
+            device=device,
+            interruption=interruption,
+            watch=self.watch,
+        )
+        self._announce(session)
+        session.train(state)
+        chosen = choose_weights(session.progress, training, full=self.fold == FULL)
+        return self._finish(session, chosen, session.engine.weights(chosen), store)
+
+    def _prepare(self) -> CaseStore:
+        """All usable cases, so that every fold finds the same ones prepared."""
+        return prepare(
+            self.dataset,
+            self.plan,
+            self.configuration,
+            self.run.cache,
+            case_ids=self.cases,
+            workers=worker_count(self.options.workers),
+            geometry=self._geometry_choice(),
+            progress=self.progress,
+        )
+
+    def _geometry_choice(self) -> GeometryChoice:
+        return cast(GeometryChoice, self.run.record().geometry)
+
+    def _finish(self, session: Session, chosen: Chosen, weights: dict[str, Tensor], store: CaseStore) -> FoldResult:
+        p, digest = session.progress, _weights_digest(weights)
+        scores, agreement = self._validate(session, weights, digest, store)
+        dice, mean = mean_dice(scores, self.plan.labels) if scores is not None else ({}, None)
+        cases = len(scores.cases) if scores is not None else 0
+        result = FoldResult(
+            configuration=self.configuration,
+            fold=self.fold,
+            chosen=chosen,
+            dice=dice,
+            mean_dice=mean,
+            cases=cases,
+            steps=p.step,
+            epochs=p.epoch,
+            seconds=round(p.elapsed, 3),
+            skipped=p.total_skipped,
+            attempts=p.attempt,
+            training=session.training,
+            weights_sha256=digest,
+        )
+        self._package(result, weights, agreement)
+        self.folder.finish(result)
+        forget_older(self.folder.state)
+        reached = "" if mean is None else f", mean Dice {mean:.4f} over {cases} held-out cases"
+        self.watch({"event": "done", "message": f"Fold {self.fold} of {self.configuration} is done{reached}"})
+        return result
+
+    def _package(self, result: FoldResult, weights: dict[str, Tensor], agreement: float | None) -> None:
+        create_package(self.run.model, self.plan, self.run.fingerprint())
+        scores = result.model_dump(mode="json", exclude={"configuration", "fold", "weights_sha256", "training"})
+        if agreement is not None:
+            scores["bf16_agreement"] = agreement
+        add_fold(self.run.model, configuration=self.configuration, fold=self.fold, weights=weights, scores=scores)
+
+    def _validate(self, session: Session, weights: dict[str, Tensor], digest: str, store: CaseStore) -> tuple[Scores | None, float | None]:
+        """Scores of the held-out cases, and the share of foreground on which bfloat16 agreed with float32."""
+        if not self.split.validation or not self.options.validate_cases:
+            return None, None
+        chosen = self.plan.configurations[self.configuration]
+        network = build(chosen.network, self.plan.in_channels(self.configuration), self.plan.labels.num_classes)
+        network.load_state_dict(weights)
+        predictor = Predictor(self.plan, self.configuration, [network.eval()], device=session.device, precision=self.options.precision)
+        agreements: list[float] = []
+        cases = [self._held_out(case, predictor, store, agreements) for case in self.split.validation]
+        failed = predict_cases(cases, self.folder.validation, weights_sha256=digest, progress=self.progress)
+        scores = score_cases(cases, self.folder.validation, labels=self.plan.labels, failed=failed)
+        write_scores(scores, self.folder.path)
+        for failure in scores.failures:
+            self.watch({"event": "alarm", "message": f"Held-out case {failure.case} could not be scored: {failure.message}"})
+        return scores, statistics.fmean(agreements) if agreements else None
+
+    def _held_out(self, case_id: str, predictor: Predictor, store: CaseStore, agreements: list[float]) -> HeldOut:
+        def predict() -> tuple[np.ndarray, Geometry]:
+            predicted = predictor.run(Prepared(store.working_case(case_id)))
+            if predicted.agreement is not None:
+                agreements.append(predicted.agreement)
+            return predicted.labels, store.placement(case_id).native
+
+        return HeldOut(files=store.raw_files(case_id), choice=self._geometry_choice(), predict=predict)
+
+    def _identity(self, store: CaseStore) -> Identity:
+        return Identity(
+            configuration=self.configuration,
+            fold=self.fold,
+            plan_hash=self.plan.content_hash(),
+            data_hash=store.content_hash,
+            split_hash=self.split.content_hash(),
+        )
+
+    def _announce(self, session: Session) -> None:
+        environment = session.environment
+        held_out = f"{len(self.split.validation)} held out" if self.split.validation else "none held out"
+        message = (
+            f"Training fold {self.fold} of {self.configuration}: {len(self.split.train)} cases, {held_out}; "
+            f"{environment.device} in {environment.precision}, {environment.threads} threads"
+        )
+        self.watch({"event": "start", "fold": self.fold, "configuration": self.configuration, "message": message})
+
+
+def choose_weights(progress: Progress, training: TrainingPlan, *, full: bool) -> Chosen:
+    """Which weights are packaged: the last ones, averaged where the recipe averages, for they follow the whole schedule.
+
+    Only where the smoothed pseudo-Dice ended well below its best did the run go astray; then the best ones are taken.
+    Where no case is held out, the pseudo-Dice is of training cases and cannot tell.
+    """
+    astray = progress.ema is not None and progress.best_ema is not None and progress.ema < progress.best_ema - _ASTRAY
+    if astray and not full:
+        return "best"
+    return "averaged" if training.ema_decay > 0 else "final"
+
+
+def _environment(device: torch.device, options: TrainOptions, threads: int) -> Environment:
+    """What computes: bfloat16 where asked for, or where the device does so natively."""
+    bfloat16 = options.precision == "bf16" or (options.precision == "auto" and fast_bfloat16(device.type))
+    return Environment(
+        version=autoseg3d.__version__,
+        torch=torch.__version__,
+        device=str(device) if device.type == "cpu" else torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        precision="bf16" if bfloat16 else "fp32",
+        threads=threads,
+        augmentation=options.augmentation,
+    )
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Lets torch use this many threads for the length of the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _weights_digest(weights: dict[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _nobody(event: dict[str, Any]) -> None:
+    """Watches nothing."""

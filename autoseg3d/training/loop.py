@@ -1,0 +1,257 @@
+"""The training loop: steps, epochs, online validation, and when to save, to warn and to stop."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+
+from autoseg3d.errors import StoppedError, StorageError
+from autoseg3d.training import log
+from autoseg3d.training.alarms import dead, new_alarms
+from autoseg3d.training.curves import Curves
+from autoseg3d.training.engine import Engine, Shares, StepResult, pseudo_dice
+from autoseg3d.training.interruption import Interruption
+from autoseg3d.training.loading import Batches
+from autoseg3d.training.schedule import learning_rate, position
+from autoseg3d.training.state import Progress
+from planners.plan import TrainingPlan
+
+Watch = Callable[[dict[str, Any]], None]
+
+# A dead fold begins once more with this share of its learning rate.
+RESTART_FACTOR = 0.2
+_EMA = 0.9
+_SECONDS_BETWEEN_STEP_EVENTS = 1.0
+
+
+class DeadFoldError(RuntimeError):
+    """This attempt will come to nothing; says why. Caught by the fold, which begins once more."""
+
+
+@dataclass
+class Loop:
+    """The loop of one attempt.
+
+    engine        network, loss, optimiser
+    training      the recipe
+    progress      counters, changed in place
+    batches, validation   series of training and validation batches, standing where `progress` does
+    save          writes the state, given the states of torch's generators
+    random        reads the states of torch's generators
+    """
+
+    engine: Engine
+    training: TrainingPlan
+    progress: Progress
+    batches: Batches
+    validation: Batches
+    interruption: Interruption
+    save: Callable[[dict[str, Tensor]], None]
+    random: Callable[[], dict[str, Tensor]]
+    watch: Watch
+    log_file: Path
+    curves: Curves
+    save_every_seconds: float
+    _base: float = field(default=0.0, init=False)
+    _saved: float = field(default=0.0, init=False)
+    _told: float = field(default=0.0, init=False)
+    _epoch_began: float = field(default=0.0, init=False)
+    _epoch_steps: int = field(default=0, init=False)
+    _validation_seconds: float = field(default=0.0, init=False)
+
+    def run(self, *, began: float) -> None:
+        """Trains to the end of the schedule; the clock counts from `began` (time.monotonic()).
+
+        Raises StoppedError after saving where a signal asks to stop or batches fail to come, DeadFoldError where
+        nothing is learnt.
+        """
+        self._base = began - self.progress.elapsed
+        self._saved, self._epoch_began = time.monotonic(), self._elapsed()
+        generators = self.random()
+        try:
+            while self._advance():
+                generators = self.random()
+                if time.monotonic() - self._saved >= self.save_every_seconds:
+                    self._save(generators)
+        except StorageError:
+            raise
+        except StoppedError:
+            # Whatever was under way is given up: weights, counters and generators stand where the last step left them.
+            self._save(generators)
+            raise
+        finally:
+            self.progress.elapsed = self._elapsed()
+
+    def _advance(self) -> bool:
+        """One step, or the end of an epoch; False where the run is over."""
+        p = self.progress
+        over = self._over()
+        if p.step_in_epoch >= p.iterations or (over and p.step_in_epoch):
+            self._end_epoch()
+        elif over:
+            return False
+        else:
+            self._step()
+        return True
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._base
+
+    def _position(self) -> float:
+        p = self.progress
+        if self.training.seconds is None:
+            return position(self.training, step=p.step, elapsed=0.0)
+        # A second attempt fits its schedule to the time that is left.
+        left = self.training.model_copy(update={"seconds": max(self.training.seconds - p.attempt_start, 1e-3)})
+        return position(left, step=p.step, elapsed=self._elapsed() - p.attempt_start)
+
+    def _over(self) -> bool:
+        if self.training.seconds is None:
+            return self.progress.step >= self.training.epochs * self.training.iterations
+        # The step after this and the last validation shall still fit.
+        ahead = 0.5 * self.progress.step_seconds + (self._validation_seconds if self.progress.step_in_epoch else 0.0)
+        return self._position() >= 1 or self._elapsed() + ahead >= self.training.seconds
+
+    def _step(self) -> None:
+        p, now = self.progress, time.perf_counter()
+        images, labels = self.batches.next(self.interruption.check)
+        self.engine.shares.add("waiting", now)
+        rate = learning_rate(self.training, self._position(), factor=RESTART_FACTOR ** (p.attempt - 1))
+        result = self.engine.step(images, labels, rate=rate, averaged=p.averaged)
+        if p.step_in_epoch == 0:
+            p.first_rate = rate
+        p.step += 1
+        p.step_in_epoch += 1
+        self._epoch_steps += 1
+        self._count(result)
+        self._tell_step(result.loss)
+        if reason := dead(p, []):
+            raise DeadFoldError(reason)
+
+    def _count(self, result: StepResult) -> None:
+        p = self.progress
+        if result.loss is None or result.gradient_norm is None:
+            p.skipped += 1
+            p.total_skipped += 1
+            p.bad_in_a_row += 1
+        else:
+            p.loss_sum += result.loss
+            p.norm_sum += result.gradient_norm
+            p.counted += 1
+            p.averaged += 1
+            p.bad_in_a_row = 0
+
+    def _tell_step(self, loss: float | None) -> None:
+        if time.monotonic() - self._told < _SECONDS_BETWEEN_STEP_EVENTS:
+            return
+        self._told, p = time.monotonic(), self.progress
+        event = {"event": "step", "epoch": p.epoch, "step": p.step, "loss": loss, "position": self._position()}
+        self.watch({**event, "elapsed": self._elapsed(), "eta_seconds": self._eta()})
+
+    def _eta(self) -> float:
+        p = self.progress
+        if self.training.seconds is not None:
+            return max(0.0, self.training.seconds - self._elapsed())
+        return max(0.0, (self.training.epochs * self.training.iterations - p.step) * (self._elapsed() - p.attempt_start) / max(p.step, 1))
+
+    def _end_epoch(self) -> None:
+        """Validates, logs and warns. Nothing changes before the validation is done, so that it may be interrupted."""
+        p, now = self.progress, time.perf_counter()
+        trained = self._elapsed() - self._epoch_began
+        validation_loss, dice = self._validate()
+        self._validation_seconds = self.engine.shares.add("validation", now) - now
+        scored = [value for value in dice.values() if value is not None]
+        mean = statistics.fmean(scored) if scored else None
+        best = self._follow(mean)
+        record: dict[str, Any] = {
+            "attempt": p.attempt,
+            "epoch": p.epoch,
+            "step": p.step,
+            "position": self._position(),
+            "loss": p.loss_sum / p.counted if p.counted else None,
+            "validation_loss": validation_loss,
+            "dice": dice,
+            "mean_dice": mean,
+            "ema_dice": p.ema,
+            "best": best,
+            "learning_rate": p.first_rate,
+            "gradient_norm": p.norm_sum / p.counted if p.counted else None,
+            "skipped": p.skipped,
+        }
+        attempt = [*(past for past in p.log if past["attempt"] == p.attempt), record]
+        record["alarms"] = new_alarms(attempt)
+        record["timing"] = self._timing(trained)
+        self._close_epoch(record)
+        if p.attempt == 1 and (reason := dead(p, attempt)):
+            raise DeadFoldError(reason)
+
+    def _close_epoch(self, record: dict[str, Any]) -> None:
+        p = self.progress
+        p.log.append(record)
+        p.epoch += 1
+        p.validation_batch += p.validation_iterations
+        p.step_in_epoch, p.loss_sum, p.norm_sum, p.counted, p.skipped = 0, 0.0, 0.0, 0, 0
+        self._epoch_began, self._epoch_steps = self._elapsed(), 0
+        self.engine.shares = Shares()
+        log.append(self.log_file, record)
+        self.curves.update(p.log)
+        self.watch({"event": "epoch", **record, "eta_seconds": self._eta()})
+        for message in record["alarms"]:
+            self.watch({"event": "alarm", "message": f"Epoch {record['epoch']}: {message}"})
+
+    def _validate(self) -> tuple[float | None, dict[str, float | None]]:
+        """Loss and pseudo-Dice per label over the next validation batches."""
+        labels = self.engine.labels
+        if not self.progress.validation_iterations:
+            return None, {label.name: None for label in labels.labels}
+        losses, counts = [], torch.zeros(len(labels.labels), 3, dtype=torch.float64)
+        for _ in range(self.progress.validation_iterations):
+            loss, found = self.engine.evaluate(*self.validation.next(self.interruption.check))
+            losses.append(loss)
+            counts += found
+        mean = statistics.fmean(losses)
+        return (mean if mean - mean == 0 else None), pseudo_dice(counts, labels)
+
+    def _follow(self, mean: float | None) -> bool:
+        """Moves the average of the pseudo-Dice and keeps the weights where it has never been higher."""
+        p = self.progress
+        if mean is None:
+            return False
+        p.ema = mean if p.ema is None else _EMA * p.ema + (1 - _EMA) * mean
+        if p.best_ema is not None and p.ema <= p.best_ema:
+            return False
+        p.best_ema, p.best_epoch = p.ema, p.epoch
+        self.engine.remember_best()
+        return True
+
+    def _timing(self, trained: float) -> dict[str, Any]:
+        samples = self._epoch_steps * self.engine.batch_size
+        return {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "elapsed": round(self._elapsed(), 3),
+            "seconds": round(self._elapsed() - self._epoch_began, 3),
+            "samples_per_second": round(samples / trained, 3) if samples and trained > 0 else None,
+            "parts": {part: round(seconds, 3) for part, seconds in self.engine.shares.seconds.items()},
+            "memory_bytes": memory_in_use(self.engine.device),
+        }
+
+    def _save(self, generators: dict[str, Tensor]) -> None:
+        self.progress.elapsed = self._elapsed()
+        self.save(generators)
+        self._saved = time.monotonic()
+
+
+def memory_in_use(device: torch.device) -> int:
+    """Bytes that training takes now: the peak on a GPU, else the resident memory of this process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return int(psutil.Process().memory_info().rss)

@@ -1,0 +1,170 @@
+"""What a run will take: one trial step measured before the start, and the forecast made from it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from autoseg3d.errors import StoppedError, StorageError, UsageError
+from autoseg3d.patches import CaseReader
+from autoseg3d.sliding_window import window_starts
+from autoseg3d.training.engine import Engine
+from autoseg3d.training.loading import Batch
+from autoseg3d.training.loop import memory_in_use
+from autoseg3d.training.schedule import EpochLength
+from autoseg3d.training.state import KEPT
+from planners.plan import Configuration, TrainingPlan
+
+# A first step compiles kernels and faults memory in; it is measured again unless that takes longer than this.
+_LONG_STEP_SECONDS = 8.0
+_FEWEST_STEPS, _FEW_STEPS = 3, 100
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Seconds of one training step and of one validation batch, and the memory in use after them."""
+
+    step_seconds: float
+    validation_seconds: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """The forecast of a run.
+
+    loop_seconds   training loop with online validation
+    steps          training steps in all; for a timed run as many as will fit
+    length         of an epoch
+    disk_bytes     room that the saved states take
+    cases_seconds  whole-case validation after the loop
+    """
+
+    loop_seconds: float
+    steps: int
+    length: EpochLength
+    trial: Trial
+    disk_bytes: int
+    cases_seconds: float
+
+    def facts(self) -> dict[str, float | int]:
+        """The numbers, for events."""
+        return {
+            "loop_seconds": self.loop_seconds,
+            "steps": self.steps,
+            "iterations": self.length.iterations,
+            "validation_iterations": self.length.validation_iterations,
+            "step_seconds": self.trial.step_seconds,
+            "validation_seconds": self.trial.validation_seconds,
+            "memory_bytes": self.trial.memory_bytes,
+            "disk_bytes": self.disk_bytes,
+            "cases_seconds": self.cases_seconds,
+        }
+
+    def sentence(self) -> str:
+        """The same for people."""
+        epochs = math.ceil(self.steps / self.length.iterations)
+        after = f", then {describe(self.cases_seconds)} to validate whole cases" if self.cases_seconds else ""
+        return (
+            f"Training will take about {describe(self.loop_seconds)}{after}: {self.steps} steps of {self.trial.step_seconds:.2f} s "
+            f"in {epochs} epochs of {self.length.iterations}; {self.trial.memory_bytes / 2**30:.1f} GiB of memory, "
+            f"{self.disk_bytes / 2**20:.0f} MiB of disk"
+        )
+
+
+def try_step(engine: Engine, training: Batch, validation: Batch) -> Trial:
+    """Times a step and a validation batch without changing weights, optimiser or generators."""
+    generators = torch.get_rng_state()
+    buffers = [buffer.clone() for buffer in engine.network.buffers()]
+    seconds = _timed(engine, training)
+    if seconds < _LONG_STEP_SECONDS:
+        seconds = _timed(engine, training)
+    engine.evaluate(*validation)
+    start = time.perf_counter()
+    engine.evaluate(*validation)
+    evaluated = time.perf_counter() - start
+    engine.optimizer.zero_grad(set_to_none=True)
+    torch.set_rng_state(generators)
+    for buffer, before in zip(engine.network.buffers(), buffers, strict=True):
+        buffer.copy_(before)
+    return Trial(seconds, evaluated, memory_in_use(engine.device))
+
+
+def _timed(engine: Engine, batch: Batch) -> float:
+    start = time.perf_counter()
+    engine.gradients(*batch)
+    return time.perf_counter() - start
+
+
+def look_ahead(engine: Engine, training: TrainingPlan, trial: Trial, length: EpochLength, *, windows: int) -> Outlook:
+    """The forecast for a whole run with epochs of this length, and `windows` forward passes to validate whole cases."""
+    per_epoch = length.iterations * trial.step_seconds + length.validation_iterations * trial.validation_seconds
+    steps = training.epochs * training.iterations
+    seconds = math.ceil(steps / length.iterations) * per_epoch
+    if training.seconds is not None and seconds > training.seconds:
+        seconds, steps = training.seconds, int(training.seconds / per_epoch * length.iterations)
+    state = sum(tensor.numel() * tensor.element_size() for tensor in engine.network.state_dict().values())
+    copies = 1 + (1 if training.optimizer == "sgd" else 2) + (engine.average is not None) + 1
+    cases = windows * trial.validation_seconds / engine.batch_size
+    return Outlook(seconds, steps, length, trial, disk_bytes=state * copies * (KEPT + 1), cases_seconds=cases)
+
+
+def count_windows(store: CaseReader, cases: Iterable[str], configuration: Configuration, mirror_axes: Sequence[int]) -> int:
+    """Forward passes of one window that predicting these cases takes, flips included."""
+    patch = configuration.patch_size
+    flips: int = 2 ** sum(not (configuration.slicewise and axis == 0) for axis in mirror_axes)
+    windows = 0
+    for case in cases:
+        z, y, x = (max(n, p) for n, p in zip(store.shape(case), patch, strict=True))
+        windows += len(window_starts((z, y, x), patch))
+    return windows * flips
+
+
+def check_time(training: TrainingPlan, outlook: Outlook) -> str | None:
+    """What must be said of a time budget in which little can be learnt; None where it is fine.
+
+    Raises UsageError where not even a few steps fit.
+    """
+    if training.seconds is None or outlook.steps >= _FEW_STEPS:
+        return None
+    if outlook.steps < _FEWEST_STEPS:
+        remedy = "Give more time, or plan with it (autoseg3d plan --minutes), which makes a smaller network"
+        wanted = f"{describe(_FEWEST_STEPS * outlook.trial.step_seconds)} or more"
+        raise UsageError("too little time to learn anything", field="minutes", wanted=wanted, got=describe(training.seconds), remedy=remedy)
+    return f"Only {outlook.steps} steps fit into this time; the result will be poor. Planning with the time at hand makes a smaller network"
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Raises StorageError where the disk of `folder` has not this much room for the states of a run."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        wanted, got = (f"{value / 2**30:.2f} GiB" for value in (needed, free))
+        raise StorageError(
+            "too little free space for the saved states of this run", file=folder, code="E_DISK_FULL", wanted=wanted, got=got
+        )
+
+
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """Turns the several ways in which memory runs out into a StoppedError that says what to do."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if type(error) is RuntimeError and "can't allocate memory" not in str(error):
+            raise
+        remedy = "Close other programs, or plan again with a smaller --memory, then --resume or --restart"
+        raise StoppedError("memory ran out while training", code="E_MEMORY", remedy=remedy) from error
+
+
+def describe(seconds: float) -> str:
+    """Seconds in words for people: "45 s", "12 min", "3.4 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

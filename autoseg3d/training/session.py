@@ -1,0 +1,217 @@
+"""One sitting of the training of a fold: set up or taken up from a state, run to the end of the schedule, saved."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoseg3d.allocator import keeping_freed_pages
+from autoseg3d.errors import ModelError, UsageError
+from autoseg3d.patches import CaseReader, PatchSource
+from autoseg3d.training import log
+from autoseg3d.training.curves import Curves
+from autoseg3d.training.engine import Engine
+from autoseg3d.training.folder import FoldFolder, environment_notes
+from autoseg3d.training.interruption import Interruption
+from autoseg3d.training.loading import Batches
+from autoseg3d.training.loop import RESTART_FACTOR, DeadFoldError, Loop
+from autoseg3d.training.options import TrainOptions
+from autoseg3d.training.outlook import check_disk, check_time, count_windows, describe, look_ahead, memory_errors, try_step
+from autoseg3d.training.schedule import epoch_length
+from autoseg3d.training.splits import Split
+from autoseg3d.training.state import Environment, Identity, Progress, State, StateRecord, save_state
+from planners.plan import Plan, TrainingPlan
+
+Watch = Callable[[dict[str, Any]], None]
+
+_MOST_GPU_WORKERS = 8
+
+
+@dataclass
+class Session:
+    """Everything one sitting needs; `train` leaves `engine` and `progress` as they are at the end of the schedule.
+
+    identity      what a saved state must belong to
+    environment   what computes
+    training      the recipe, wishes put in
+    """
+
+    folder: FoldFolder
+    plan: Plan
+    configuration: str
+    training: TrainingPlan
+    split: Split
+    store: CaseReader
+    identity: Identity
+    environment: Environment
+    options: TrainOptions
+    device: torch.device
+    interruption: Interruption
+    watch: Watch
+    engine: Engine = field(init=False)
+    progress: Progress = field(init=False)
+    _began: float = field(default=0.0, init=False)
+
+    def train(self, state: State | None) -> None:
+        """Trains from `state`, or from the start. Raises StoppedError where it was asked to stop, state saved."""
+        with self._surroundings():
+            self._began = time.monotonic()
+            if state is None:
+                self._begin(Progress())
+            else:
+                self._take_up(state)
+            if state is not None and state.record.phase == "trained" and state.record.training == self.training:
+                return
+            self.interruption.immediate = False
+            try:
+                self._run()
+                self._save("trained", random_state(self.device))
+            finally:
+                self.interruption.immediate = True
+            self.interruption.check()  # for a signal that came while the last state was written
+
+    def _run(self) -> None:
+        """The loop, and once more from new weights with a lower learning rate where it comes to nothing."""
+        while True:
+            try:
+                self._loop()
+                return
+            except DeadFoldError as error:
+                p = self.progress
+                if p.attempt > 1:
+                    remedy = "Check the data (autoseg3d check), or plan with a lower learning rate"
+                    text = f"training failed twice: {error}"
+                    raise ModelError(text, file=self.folder.path, code="E_DEAD_FOLD", remedy=remedy) from error
+                rate = self.training.learning_rate * RESTART_FACTOR
+                self._tell("alarm", f"This fold learns nothing: {error}. It begins once more with learning rate {rate:.2g}")
+                kept = {"log": p.log, "total_skipped": p.total_skipped, "step_seconds": p.step_seconds}
+                length = {"iterations": p.iterations, "validation_iterations": p.validation_iterations}
+                self._begin(Progress(attempt=2, elapsed=p.elapsed, attempt_start=p.elapsed, **kept, **length))
+                self._began = time.monotonic()
+
+    def _begin(self, progress: Progress) -> None:
+        seed = self.training.seed + progress.attempt - 1
+        torch.manual_seed(seed)
+        self.progress, self.engine = progress, self._new_engine(seed)
+        if not progress.iterations:
+            self._measure()
+        log.rewrite(self.folder.log, progress.log)
+        self._save("training", random_state(self.device))
+
+    def _take_up(self, state: State) -> None:
+        for note in (*state.notes, *environment_notes(state.record.environment, self.environment)):
+            self._tell("note", note)
+        self.progress = Progress.model_validate(state.record.progress)
+        self.engine = self._new_engine(self.training.seed + self.progress.attempt - 1)
+        self.engine.restore(state.tensors)
+        torch.set_rng_state(state.tensors["rng.cpu"])
+        if self.device.type == "cuda" and "rng.cuda" in state.tensors:
+            torch.cuda.set_rng_state(state.tensors["rng.cuda"], self.device)
+        # Epochs after the saved state are run again, so their lines go.
+        log.rewrite(self.folder.log, self.progress.log)
+        done = f"{self.progress.step} steps, {describe(self.progress.elapsed)} of training"
+        self._tell("note", f"Going on from the saved state: {done}")
+
+    def _new_engine(self, seed: int) -> Engine:
+        bfloat16 = self.environment.precision == "bf16"
+        engine = Engine(self.plan, self.configuration, self.training, device=self.device, bfloat16=bfloat16, seed=seed)
+        self.interruption.watch(engine.network)
+        return engine
+
+    def _source(self, *, validation: bool) -> PatchSource:
+        """Training patches, or plain ones of held-out cases (of the training cases where none are held out)."""
+        seed = 4 * self.training.seed + 2 * (self.progress.attempt - 1) + validation
+        cases = self.split.validation if validation and self.split.validation else self.split.train
+        augmentation = self.options.augmentation
+        return PatchSource(self.store, cases, self.plan, self.configuration, augment=not validation, seed=seed, augmentation=augmentation)
+
+    def _measure(self) -> None:
+        """One trial step: whether memory suffices, how long an epoch is, and the forecast."""
+        batch = self._source(validation=False).batch(0, 0)
+        wanted = self.plan.in_channels(self.configuration)
+        if batch[0].shape[1] != wanted:
+            raise UsageError("the prepared cases have another number of channels", field="channels", wanted=wanted, got=batch[0].shape[1])
+        trial = try_step(self.engine, batch, self._source(validation=True).batch(0, 0))
+        measured = {"step_seconds": trial.step_seconds, "validation_seconds": trial.validation_seconds}
+        length = epoch_length(self.training, **measured, iterations=self.options.iterations)
+        p = self.progress
+        p.iterations, p.validation_iterations, p.step_seconds = length.iterations, length.validation_iterations, trial.step_seconds
+        chosen = self.plan.configurations[self.configuration]
+        held_out = self.split.validation if self.options.validate_cases else ()
+        windows = count_windows(self.store, held_out, chosen, self.plan.mirror_axes)
+        outlook = look_ahead(self.engine, self.training, trial, length, windows=windows)
+        check_disk(self.folder.path, outlook.disk_bytes)
+        self.watch({"event": "forecast", **outlook.facts(), "message": outlook.sentence()})
+        if warning := check_time(self.training, outlook):
+            self._tell("alarm", warning)
+
+    def _loop(self) -> None:
+        p = self.progress
+        workers = self._workers()
+        on_cpu = self.device.type == "cpu"
+        ahead = functools.partial(Batches, per_epoch=self.training.iterations, pinned=self.device.type == "cuda")
+        with (
+            ahead(self._source(validation=False), start=p.step, workers=workers) as batches,
+            ahead(self._source(validation=True), start=p.validation_batch, workers=0 if on_cpu else min(workers, 1)) as validation,
+        ):
+            loop = Loop(
+                engine=self.engine,
+                training=self.training,
+                progress=p,
+                batches=batches,
+                validation=validation,
+                interruption=self.interruption,
+                save=lambda generators: self._save("training", generators),
+                random=lambda: random_state(self.device),
+                watch=self.watch,
+                log_file=self.folder.log,
+                curves=Curves(self.folder.curves, title=f"{self.plan.dataset_name}, {self.configuration}, fold {self.identity.fold}"),
+                save_every_seconds=self.options.save_every_seconds,
+            )
+            loop.run(began=self._began)
+        loop.curves.draw(p.log)
+
+    def _workers(self) -> int:
+        """Processes that prepare batches: on a CPU a thread does, since the network needs the cores itself."""
+        if self.options.workers is not None:
+            return self.options.workers
+        return 0 if self.device.type == "cpu" else min(_MOST_GPU_WORKERS, max(1, (os.cpu_count() or 2) - 1))
+
+    def _save(self, phase: str, generators: dict[str, Tensor]) -> None:
+        record = StateRecord.model_validate(
+            {
+                "phase": phase,
+                "identity": self.identity,
+                "environment": self.environment,
+                "training": self.training,
+                "progress": self.progress.model_dump(mode="json"),
+            }
+        )
+        save_state(self.folder.state, record, self.engine.tensors() | generators)
+
+    def _tell(self, event: str, message: str) -> None:
+        self.watch({"event": event, "message": message})
+
+    @contextlib.contextmanager
+    def _surroundings(self) -> Iterator[None]:
+        """Allocator and global generators as training wants them, and as they were again after it."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        keeping = keeping_freed_pages() if self.device.type == "cpu" else contextlib.nullcontext()
+        with keeping, torch.random.fork_rng(devices=devices), memory_errors():
+            yield
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The states of torch's global generators, as tensors."""
+    state = {"rng.cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["rng.cuda"] = torch.cuda.get_rng_state(device)
+    return state

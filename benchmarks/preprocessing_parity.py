@@ -1,0 +1,187 @@
+"""Our preprocessing and fingerprint beside nnU-Net's, case by case, on the same files with nnU-Net's own plan.
+
+Usage: python benchmarks/preprocessing_parity.py NNUNET_PYTHON DATASET [DATASET ...] [--configuration NAME] [--cases N]
+
+NNUNET_PYTHON  the interpreter of an environment in which nnunetv2 is installed
+DATASET        a dataset folder in nnU-Net's raw layout (its name need not have a number)
+
+Prints for each dataset: the largest image difference in standard deviations of the case and the number of differing
+label voxels; CPU seconds per case of both sides (reading included, one process, one thread); and, where all cases are
+compared, both fingerprints and the whole of `nnUNetv2_preprocess` against `prepare`, start-up included.
+"""
+# ruff: noqa: T201
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autoseg3d.fingerprinting import survey
+from autoseg3d.import_nnunet.plans import read_plan
+from autoseg3d.io.dataset import open_dataset
+from autoseg3d.io.load import load_case
+from autoseg3d.ops import resampling
+from autoseg3d.preprocessing import prepare, preprocess, working_case
+from planners.plan import Plan
+
+_ID = 901
+_PROCESSES = 2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("nnunet_python", type=Path)
+    parser.add_argument("datasets", type=Path, nargs="+")
+    parser.add_argument("--configuration", default="3d_fullres")
+    parser.add_argument("--cases", type=int, default=None, help="only the first N cases")
+    parser.add_argument("--work", type=Path, default=None, help="folder for both sides' files; a temporary one by default")
+    parser.add_argument("--prepare-into", type=Path, default=None, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.prepare_into is not None:
+        prepare_all(arguments.datasets[0], arguments.configuration, arguments.prepare_into)
+        return
+    for dataset in arguments.datasets:
+        with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
+            theirs = NnunetSide(arguments.nnunet_python, dataset, Path(folder), arguments.configuration)
+            theirs.run(arguments.cases)
+            compare(dataset, theirs.out, arguments.configuration)
+            if arguments.cases is None:
+                compare_fingerprints(dataset, theirs.out)
+                compare_whole_runs(dataset, theirs)
+
+
+class NnunetSide:
+    """nnU-Net's runs on one dataset, in a folder of their own."""
+
+    def __init__(self, python: Path, dataset: Path, folder: Path, configuration: str) -> None:
+        self.python, self.folder, self.out, self.configuration = python, folder, folder / "out", configuration
+        raw = folder / "raw"
+        raw.mkdir()
+        (raw / f"Dataset{_ID}_Compared").symlink_to(dataset.resolve(), target_is_directory=True)
+        places = {"nnUNet_raw": raw, "nnUNet_preprocessed": folder / "prepared", "nnUNet_results": folder / "results"}
+        single = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        self.environment = {**os.environ, **{k: str(v) for k, v in places.items()}, **single}
+
+    def run(self, cases: int | None) -> None:
+        """Fingerprint, plan, and every case preprocessed in one process by nnunet_side.py."""
+        script = Path(__file__).with_name("nnunet_side.py")
+        command = [str(self.python), str(script), str(_ID), self.configuration, str(self.out), *([] if cases is None else [str(cases)])]
+        subprocess.run(command, env=self.environment, check=True, stdout=subprocess.DEVNULL)
+
+    def preprocess(self) -> None:
+        """nnUNetv2_preprocess, as a user would run it."""
+        command = [str(self.python.with_name("nnUNetv2_preprocess")), "-d", str(_ID), "-c", self.configuration, "-np", str(_PROCESSES)]
+        subprocess.run(command, env=self.environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def nnunet_plan(dataset: Path, theirs: Path, configuration: str) -> Plan:
+    """nnU-Net's plan as ours."""
+    description = json.loads((dataset / "dataset.json").read_text())
+    plans = json.loads((theirs / "plans.json").read_text())
+    return read_plan(plans, description, configurations=[configuration], mirror_axes=(1, 2) if configuration == "2d" else (0, 1, 2))
+
+
+def compare(dataset: Path, theirs: Path, configuration: str) -> None:
+    """Preprocesses the same cases and prints the differences and the times."""
+    opened, plan = open_dataset(dataset), nnunet_plan(dataset, theirs, configuration)
+    report = json.loads((theirs / "report.json").read_text())
+    ours: list[float] = []
+    in_resampling = time_resampling()
+    worst_image, equal, voxels, shapes = 0.0, 0, 0, 0
+    for files in opened.cases:
+        if files.id not in report["cases"]:
+            continue
+        began = time.process_time()
+        working = preprocess(load_case(files, labels=opened.labels).case, plan, configuration)
+        ours.append(time.process_time() - began)
+        with np.load(theirs / f"{files.id}.npz") as stored:
+            data, seg = stored["data"], stored["seg"][0]
+        assert working.labels is not None
+        if working.image.shape != data.shape:
+            print(f"  {files.id}: shape {working.image.shape}, nnU-Net {data.shape}")
+            continue
+        shapes += 1
+        difference = np.abs(working.image - data).max() / max(float(data.std()), 1e-8)
+        same = int(np.count_nonzero(working.labels == seg))
+        if difference > 1e-3 or same < 0.9999 * seg.size:
+            print(f"  {files.id}: image differs by {difference:.2e} std, {seg.size - same} label voxels of {seg.size}")
+        worst_image, equal, voxels = max(worst_image, float(difference)), equal + same, voxels + seg.size
+    cpu = np.array([seconds for seconds, _ in report["cases"].values()])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(f"{dataset.name} {configuration}: {shapes} of {len(cpu)} cases of equal shape")
+    print(f"  image differs by at most {worst_image:.2e} standard deviations; {voxels - equal} of {voxels} label voxels differ")
+    print(f"  CPU seconds per case, median: nnU-Net {np.median(cpu):.3f}, ours {np.median(ours):.3f}", end="")
+    print(f", {np.median(cpu) / np.median(ours):.1f} times faster; in all {cpu.sum() / sum(ours):.1f} times")
+    if sum(in_resampling) > 0:
+        theirs_seconds, seconds = report["resampling_seconds"] / len(cpu), sum(in_resampling) / len(cpu)
+        print(f"  resampling alone: nnU-Net {theirs_seconds:.3f}, ours {seconds:.4f}, {theirs_seconds / seconds:.1f} times faster")
+    print(f"  peak memory of the process: nnU-Net {report['peak_bytes'] / 2**20:.0f} MiB, ours {peak / 2**20:.0f} MiB")
+
+
+def time_resampling() -> list[float]:
+    """A list that from now on takes the CPU seconds of every call of our two resampling functions in `preprocess`."""
+    seconds: list[float] = []
+
+    def timed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            began = time.process_time()
+            result = function(*arguments, **options)
+            seconds.append(time.process_time() - began)
+            return result
+
+        return call
+
+    working_case.resize_image, working_case.resize_labels = timed(resampling.resize_image), timed(resampling.resize_labels)
+    return seconds
+
+
+def compare_fingerprints(dataset: Path, theirs: Path) -> None:
+    """Prints the differences of both fingerprints, intensities as shares of the range between the outer percentiles."""
+    seconds = json.loads((theirs / "report.json").read_text())["fingerprint_seconds"]
+    began = time.perf_counter()
+    found = survey(open_dataset(dataset), workers=_PROCESSES).fingerprint
+    took = time.perf_counter() - began
+    assert found is not None
+    wanted = json.loads((theirs / "fingerprint.json").read_text())
+    equal = np.array_equal(found.shapes(), wanted["shapes_after_crop"]) and np.allclose(found.spacings(), wanted["spacings"], rtol=1e-6)
+    print(f"  fingerprint: nnU-Net {seconds:.1f} s, ours {took:.1f} s; shapes and spacings {'equal' if equal else 'DIFFER'}")
+    for channel, statistics in enumerate(found.intensities):
+        reference = wanted["foreground_intensity_properties_per_channel"][str(channel)]
+        span = reference["percentile_99_5"] - reference["percentile_00_5"]
+        gaps = {name: abs(getattr(statistics, name) - reference[name]) / span for name in type(statistics).model_fields}
+        print(f"    channel {channel}: " + ", ".join(f"{name} {gap:.1e}" for name, gap in gaps.items()))
+
+
+def compare_whole_runs(dataset: Path, theirs: NnunetSide) -> None:
+    """Times both commands from start to end in processes of their own, nothing cached."""
+    ours = [sys.executable, __file__, str(theirs.out), str(dataset), "--configuration", theirs.configuration]
+    runs = {
+        "nnU-Net": theirs.preprocess,
+        "ours": lambda: subprocess.run([*ours, "--prepare-into", str(theirs.folder / "cache")], check=True),
+    }
+    for name, run in runs.items():
+        before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        run()
+        wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        print(f"  whole run with {_PROCESSES} processes, {name}: {wall:.1f} s, {cpu:.1f} CPU s")
+
+
+def prepare_all(dataset: Path, configuration: str, folder: Path) -> None:
+    """Our side of the whole run; nnU-Net's results lie in the place of its interpreter."""
+    prepare(open_dataset(dataset), nnunet_plan(dataset, Path(sys.argv[1]), configuration), configuration, folder, workers=_PROCESSES)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""Fixtures for all tests. Real datasets lie beside the repository on the builders' machines; elsewhere their tests skip."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository_root() -> Path:
+    return ROOT
+
+
+def _beside(name: str) -> Path:
+    folder = ROOT.parent / "shared" / name
+    if not folder.is_dir():
+        pytest.skip(f"the folder shared/{name} is not beside this checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of real datasets."""
+    return _beside("data")
+
+
+@pytest.fixture(scope="session")
+def shared_oracle() -> Path:
+    """Folder of nnU-Net's own answers."""
+    return _beside("oracle")

@@ -1,0 +1,203 @@
+"""nnU-Net models become packages: names, shapes, plans, archives, and refusals of what would be predicted differently."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from nnunet_folder import configuration, nnunet_names, plans, write_model
+
+from autoseg3d import networks
+from autoseg3d.errors import ModelError
+from autoseg3d.import_nnunet import import_nnunet
+from autoseg3d.import_nnunet import plans as translation
+from autoseg3d.package import open_package
+from planners.plan import NetworkPlan, Stage
+
+
+def _network_plan(*, flat: bool, residual: bool) -> NetworkPlan:
+    lead = (1,) if flat else ()
+    axes = 2 if flat else 3
+    strides = [(1, 1, 1), (*lead, *(2,) * axes), (*lead, *(2,) * axes)]
+    blocks = (1, 2, 1) if residual else (2, 2, 1)
+    return NetworkPlan.model_validate(
+        {
+            "architecture": "resenc" if residual else "unet",
+            "stages": [
+                Stage(features=f, kernel=(*lead, *(3,) * axes), stride=s, blocks=b)
+                for f, s, b in zip((4, 6, 8), strides, blocks, strict=True)
+            ],
+            "decoder_blocks": (2, 1),
+        }
+    )
+
+
+def _weights(*, flat: bool = False, residual: bool = False, seed: int = 0) -> dict[str, torch.Tensor]:
+    return networks.build(_network_plan(flat=flat, residual=residual), 1, 3, seed=seed).state_dict()
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+def test_weights_and_plan_arrive_under_our_names(tmp_path: Path, flat: bool, residual: bool, prefix: str) -> None:
+    name = "2d" if flat else "3d_fullres"
+    ours = _weights(flat=flat, residual=residual)
+    theirs = {prefix + key: value for key, value in nnunet_names(ours, flat=flat).items()}
+    model = write_model(
+        tmp_path, plans_json=plans({name: configuration(flat=flat, residual=residual)}), name=name, weights={"fold_0": theirs}
+    )
+    made = open_package(import_nnunet(model, tmp_path / "out.a3d"))
+    assert made.plan.configurations[name].network == _network_plan(flat=flat, residual=residual)
+    assert made.plan.mirror_axes == ((1, 2) if flat else (0, 1, 2))
+    assert made.plan.configurations[name].patch_size == ((1, 24, 16) if flat else (16, 24, 16))
+    assert made.plan.configurations[name].normalization == ("ct",)
+    loaded = made.load_weights(name, "0")
+    assert loaded.keys() == ours.keys()
+    assert all(torch.equal(loaded[key], ours[key]) for key in ours)
+
+
+def test_a_zip_with_two_configurations_and_fold_all_becomes_one_package(tmp_path: Path) -> None:
+    both = plans({"3d_fullres": configuration(), "2d": configuration(flat=True)})
+    results = tmp_path / "Dataset999_Small"
+    write_model(
+        results,
+        plans_json=both,
+        name="3d_fullres",
+        weights={f"fold_{k}": nnunet_names(_weights(seed=i)) for i, k in enumerate((0, 3, "all"))},
+    )
+    write_model(results, plans_json=both, name="2d", weights={"fold_1": nnunet_names(_weights(flat=True), flat=True)})
+    (results / "nnUNetTrainer__nnUNetPlans__2d" / "postprocessing.pkl").write_bytes(b"never read")
+    archive = tmp_path / "model.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as made:
+        for path in sorted(results.rglob("*")):
+            made.write(path, path.relative_to(tmp_path))
+    opened = open_package(import_nnunet(archive, tmp_path / "model"))
+    assert opened.folds("3d_fullres") == ("0", "3", "full")
+    assert opened.folds("2d") == ("1",)
+    assert not list(tmp_path.glob("autoseg3d-import-*"))
+
+
+def test_plans_from_before_2_4_are_understood() -> None:
+    entry = configuration()
+    del entry["architecture"]
+    old = {
+        **entry,
+        "UNet_class_name": "PlainConvUNet",
+        "UNet_base_num_features": 32,
+        "unet_max_num_features": 320,
+        "n_conv_per_stage_encoder": [2] * 5,
+        "n_conv_per_stage_decoder": [2] * 4,
+        "pool_op_kernel_sizes": [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2], [2, 2, 2]],
+        "conv_kernel_sizes": [[1, 3, 3], *([[3, 3, 3]] * 4)],
+        "patch_size": [16, 32, 32],
+    }
+    from nnunet_folder import DATASET
+
+    made = translation.read_plan(plans({"3d_fullres": old}), DATASET, configurations=["3d_fullres"], mirror_axes=(0, 1, 2))
+    stages = made.configurations["3d_fullres"].network.stages
+    assert [stage.features for stage in stages] == [32, 64, 128, 256, 320]
+    assert stages[0].kernel == (1, 3, 3)
+    assert stages[1].stride == (1, 2, 2)
+
+
+def test_inherited_values_are_found_and_rings_refused() -> None:
+    table = plans(
+        {"3d_fullres": configuration(), "big": {"inherits_from": "3d_fullres", "batch_size": 7}, "ring": {"inherits_from": "ring"}}
+    )
+    assert translation.inherited(table, "big")["batch_size"] == 7
+    assert translation.inherited(table, "big")["patch_size"] == [16, 24, 16]
+    with pytest.raises(ModelError, match="ring -> ring"):
+        translation.inherited(table, "ring")
+
+
+def _architecture(**changes: Any) -> dict[str, Any]:
+    usual = configuration()["architecture"]
+    name = changes.pop("network_class_name", usual["network_class_name"])
+    return {"architecture": {"network_class_name": name, "arch_kwargs": {**usual["arch_kwargs"], **changes}}}
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"preprocessor_name": "MyPreprocessor"}, "preprocessor_name"),
+        ({"resampling_fn_probabilities": "os.system"}, "resampling_fn_probabilities"),
+        ({"resampling_fn_data_kwargs": {"order": 1}}, "resampling_fn_data"),
+        ({"normalization_schemes": ["MyNormalization"]}, "normalization_schemes"),
+        (_architecture(network_class_name="os.system"), "architecture"),
+        (_architecture(conv_bias=False), "conv_bias"),
+        (_architecture(norm_op="BatchNorm3d"), "norm_op"),
+    ],
+)
+def test_what_would_be_predicted_differently_is_refused_by_field(tmp_path: Path, change: dict[str, Any], field: str) -> None:
+    made = plans({"3d_fullres": configuration(**change)})
+    model = write_model(tmp_path, plans_json=made, name="3d_fullres", weights={"fold_0": nnunet_names(_weights())})
+    with pytest.raises(ModelError) as caught:
+        import_nnunet(model, tmp_path / "out.a3d")
+    assert field in str(caught.value)
+    assert not (tmp_path / "out.a3d").exists()
+
+
+class _Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, ("executed",))
+
+
+def test_code_in_a_checkpoint_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = write_model(tmp_path, plans_json=plans({"3d_fullres": configuration()}), name="3d_fullres", weights={"fold_0": {}})
+    torch.save({"network_weights": {}, "evil": _Evil()}, model / "fold_0" / "checkpoint_final.pth")
+    with pytest.raises(ModelError, match="E_CHECKPOINT"):
+        import_nnunet(model, tmp_path / "out.a3d")
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("spoil", ["missing", "extra", "shape"])
+def test_weights_that_do_not_fit_are_named(tmp_path: Path, spoil: str) -> None:
+    theirs = nnunet_names(_weights())
+    head = "decoder.seg_layers.1.weight"
+    if spoil == "missing":
+        del theirs[head]
+    elif spoil == "extra":
+        theirs["decoder.attention.weight"] = torch.zeros(1)
+    else:
+        theirs[head] = torch.zeros(7, 4, 1, 1, 1)
+    model = write_model(tmp_path, plans_json=plans({"3d_fullres": configuration()}), name="3d_fullres", weights={"fold_0": theirs})
+    with pytest.raises(ModelError, match=r"heads\.1|attention"):
+        import_nnunet(model, tmp_path / "out.a3d")
+
+
+@pytest.mark.parametrize("name", ["../plans.json", "/abs/plans.json", "a\\..\\plans.json", "C:/plans.json"])
+def test_archives_that_point_outside_are_refused(tmp_path: Path, name: str) -> None:
+    archive = tmp_path / "evil.zip"
+    with zipfile.ZipFile(archive, "w") as made:
+        made.writestr(name, json.dumps({}))
+    with pytest.raises(ModelError, match=r"E_ARCHIVE|no trained"):
+        import_nnunet(archive, tmp_path / "out.a3d")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["evil.zip"]
+
+
+def test_a_bomb_is_refused(tmp_path: Path) -> None:
+    archive = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as made:
+        made.writestr("m/fold_0/checkpoint_final.pth", b"\0" * 2**25)
+    with pytest.raises(ModelError, match="E_ARCHIVE"):
+        import_nnunet(archive, tmp_path / "out.a3d")
+
+
+@pytest.mark.parametrize("kind", ["empty folder", "text file"])
+def test_a_place_without_a_model_is_named(tmp_path: Path, kind: str) -> None:
+    place = tmp_path / "place"
+    if kind == "empty folder":
+        place.mkdir()
+    else:
+        place.write_text("hello")
+    with pytest.raises(ModelError, match="place"):
+        import_nnunet(place, tmp_path / "out.a3d")

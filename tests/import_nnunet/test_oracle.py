@@ -1,0 +1,44 @@
+"""A model that nnU-Net trained, imported, gives the labels and probabilities that nnU-Net itself gave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from autoseg3d.import_nnunet import import_nnunet
+from autoseg3d.io import find_scans
+from autoseg3d.package import ModelPackage, open_package
+from autoseg3d.prediction import PredictOptions, predict_scans
+
+CASES = ("hippocampus_001", "hippocampus_004", "hippocampus_007")
+
+
+@pytest.fixture(scope="module")
+def imported(shared_oracle: Path, tmp_path_factory: pytest.TempPathFactory) -> ModelPackage:
+    out = tmp_path_factory.mktemp("imported") / "hippocampus.a3d"
+    return open_package(import_nnunet(shared_oracle / "nnunet_hippocampus" / "model", out))
+
+
+@pytest.mark.parametrize("mirror", [True, False])
+def test_labels_and_probabilities_are_nnunets(
+    imported: ModelPackage, shared_oracle: Path, shared_data: Path, tmp_path: Path, mirror: bool
+) -> None:
+    scans = find_scans(shared_data / "Hippocampus" / "imagesTr", num_channels=1)
+    chosen = [scan for scan in scans if scan.id in CASES]
+    results = predict_scans(chosen, imported, tmp_path, PredictOptions(mirror=mirror, save_probabilities=True))
+    assert [result.case for result in results] == list(CASES)
+    truth = shared_oracle / "nnunet_hippocampus" / ("mirrored" if mirror else "plain")
+    for case in CASES:
+        ours, theirs = (np.asarray(nibabel.load(folder / f"{case}.nii.gz").dataobj) for folder in (tmp_path, truth))
+        for label in (1, 2):
+            a, b = ours == label, theirs == label
+            assert 2 * (a & b).sum() / (a.sum() + b.sum()) >= 0.999
+        probabilities = np.load(tmp_path / f"{case}.npz")["probabilities"]
+        difference = np.abs(probabilities - np.load(truth / f"{case}.npz")["probabilities"])
+        # In the scan's corners nnU-Net's half-precision window weight is its smallest number, so its own logits are
+        # rounded to whole numbers there; everywhere else both agree.
+        assert np.quantile(difference, 0.9999) < 5e-3
+        assert (difference > 5e-3).sum() <= 8 * probabilities.shape[0]
