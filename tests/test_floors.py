@@ -29,6 +29,7 @@ FLOORS = {
     "autoseg3d.run": 5,
     "autoseg3d.cost": 5,
     "autoseg3d.pictures": 5,
+    "autoseg3d.pages": 5,
     "autoseg3d.phantom": 5,
     "autoseg3d.prediction": 6,
     "autoseg3d.evaluation": 6,
