@@ -141,7 +141,7 @@ class Predictor:
         if stage is not None:
             there = [fold for fold in chosen if fold in package.folds(stage)]
             previous = cls.from_package(package, stage, there or None, **options)  # type: ignore[arg-type]
-        networks = [_load(package, name, fold) for fold in chosen]
+        networks = [load_network(package, name, fold) for fold in chosen]
         agreements = [scores_of(package.fold(name, fold), "bf16_agreement") for fold in chosen]
         known = [value for value in agreements if value is not None]
         return cls(
@@ -333,7 +333,8 @@ def missing_folds(package: ModelPackage, configuration: str, chosen: Sequence[st
     return tuple(fold for fold in CROSS_VALIDATION_FOLDS if fold not in there)
 
 
-def _load(package: ModelPackage, configuration: str, fold: str) -> nn.Module:
+def load_network(package: ModelPackage, configuration: str, fold: str) -> nn.Module:
+    """The network of one fold in evaluation mode. Raises ModelError where its weights do not fit the plan."""
     plan = package.plan
     network = build(plan.configurations[configuration].network, plan.in_channels(configuration), plan.labels.num_classes)
     try:
