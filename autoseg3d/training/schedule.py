@@ -1,17 +1,10 @@
-"""How far a run has come, the learning rate there, and how long an epoch is."""
+"""How far a run has come, and the learning rate there."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from planners.plan import TrainingPlan
-
-# A timed run is cut into about this many epochs, and validates for at most this share of its time.
-_TIMED_EPOCHS = 40
-_VALIDATION_SHARE = 0.05
-# Counted runs keep nnU-Net's 50 validation batches to 250 steps.
-_STEPS_PER_VALIDATION_BATCH = 5
 
 
 def position(training: TrainingPlan, *, step: int, elapsed: float) -> float:
@@ -35,29 +28,3 @@ def learning_rate(training: TrainingPlan, t: float, *, factor: float = 1.0) -> f
     if training.schedule == "poly":
         return float(peak * (1 - rest) ** 0.9)
     return float(peak * 0.5 * (1 + math.cos(math.pi * rest)))
-
-
-@dataclass(frozen=True)
-class EpochLength:
-    """Training steps and validation batches of one epoch."""
-
-    iterations: int
-    validation_iterations: int
-
-
-def epoch_length(training: TrainingPlan, *, step_seconds: float, validation_seconds: float, iterations: int | None = None) -> EpochLength:
-    """How long an epoch is, given the measured seconds of one training step and of one validation batch.
-
-    Counted runs take the plan's iterations, and validation batches in nnU-Net's proportion: no measured time enters,
-    so that the run can be repeated exactly. Timed runs are cut into about 40 epochs, longer where validating a single
-    batch would cost more than 5 % of one, never longer than the plan's, unless `iterations` says how long.
-    """
-    if training.seconds is None:
-        wanted = max(1, round(training.iterations / _STEPS_PER_VALIDATION_BATCH))
-        return EpochLength(training.iterations, min(training.validation_iterations, wanted))
-    if iterations is None:
-        by_time = round(training.seconds / _TIMED_EPOCHS / step_seconds)
-        by_validation = math.ceil(validation_seconds / (_VALIDATION_SHARE * step_seconds))
-        iterations = min(training.iterations, max(1, by_time, by_validation))
-    affordable = int(_VALIDATION_SHARE * iterations * step_seconds / validation_seconds)
-    return EpochLength(iterations, min(training.validation_iterations, max(1, affordable)))

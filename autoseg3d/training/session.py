@@ -25,9 +25,9 @@ from autoseg3d.training.loading import Batches
 from autoseg3d.training.loop import RESTART_FACTOR, DeadFoldError, Loop
 from autoseg3d.training.options import TrainOptions
 from autoseg3d.training.outlook import check_disk, check_time, count_windows, describe, look_ahead, memory_errors, try_step
-from autoseg3d.training.schedule import epoch_length
 from autoseg3d.training.splits import Split
 from autoseg3d.training.state import Environment, Identity, Progress, State, StateRecord, save_state
+from planners.epochs import epoch_length
 from planners.plan import Plan, TrainingPlan
 
 Watch = Callable[[dict[str, Any]], None]

@@ -22,7 +22,7 @@ from autoseg3d.training.outlook import (
     memory_errors,
     try_step,
 )
-from autoseg3d.training.schedule import EpochLength
+from planners.epochs import EpochLength
 from planners.labels import label_table
 from planners.plan import TrainingPlan
 
