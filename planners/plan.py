@@ -105,8 +105,12 @@ class TrainingPlan(Contract):
     """The recipe of a training run; one epoch is `iterations` steps, one step a batch of the configuration's size.
 
     The learning rate follows `schedule` over the whole run: "poly" is lr·(1 − t)^0.9 (t from 0 to 1), "cosine" a
-    linear warm-up over `warmup` of the run and then half a cosine down to zero. `seconds` is a wall-clock budget of
-    the training loop: where given, t is the share of that time that has passed and epochs is only an upper bound.
+    linear warm-up over `warmup` of the run and then half a cosine down to zero. "plateau" holds the rate after a short
+    warm-up until more of it promises nothing, and then falls to zero; the run's length is only an upper bound then.
+    `seconds` is a wall-clock budget of the training loop: where given, t is the share of that time that has passed and
+    epochs is only an upper bound.
+
+    `start_from` is the SHA-256 of the model whose weights training starts from, `freeze` the part that keeps them.
     """
 
     epochs: int = Field(default=1000, ge=1)
@@ -117,12 +121,14 @@ class TrainingPlan(Contract):
     learning_rate: float = Field(default=0.01, gt=0)
     momentum: float = Field(default=0.99, ge=0, lt=1)
     weight_decay: float = Field(default=3e-5, ge=0)
-    schedule: Literal["poly", "cosine"] = "poly"
+    schedule: Literal["poly", "cosine", "plateau"] = "poly"
     warmup: float = Field(default=0.0, ge=0, lt=1)
     gradient_clip: float = Field(default=12.0, gt=0)
     ema_decay: float = Field(default=0.0, ge=0, lt=1, description="decay of averaged weights; 0 keeps the raw weights")
     foreground_fraction: Probability = 0.33
     seed: int = Field(default=0, ge=0)
+    start_from: str | None = None
+    freeze: Literal["none", "encoder"] = "none"
 
 
 class Configuration(Contract):
