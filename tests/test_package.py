@@ -20,11 +20,23 @@ import pytest
 import torch
 
 from autoseg3d.errors import Autoseg3dError, ModelError, UsageError
-from autoseg3d.package import FoldRecord, add_fold, create_package, open_package, pack
+from autoseg3d.package import (
+    Estimate,
+    FoldRecord,
+    LabelEstimate,
+    Selection,
+    add_fold,
+    create_package,
+    open_package,
+    pack,
+    set_licence,
+    set_postprocessing,
+)
 from autoseg3d.package.card import scores_of
-from planners.fingerprint import CaseFingerprint, Fingerprint, IntensityStatistics
+from planners.fingerprint import CaseFingerprint, Fingerprint, IntensityStatistics, LabelObservation
 from planners.labels import label_table
 from planners.plan import Configuration, Decision, NetworkPlan, Plan, Stage, TrainingPlan
+from planners.postprocessing import DropSmall, KeepLargest, Postprocessing, PostprocessingTable
 
 
 def make_fingerprint() -> Fingerprint:
@@ -135,7 +147,10 @@ def test_the_card_tells_what_it_is(model: Path) -> None:
     text = (model / "card.md").read_text()
     for part in (
         "Liver \\| pilot",
-        "1 liver, 2 lesion",
+        "| segments | liver, lesion |",
+        "| 1 liver | volumes not recorded |",
+        "1 to 99 (99 % of voxels), mean 50, sd 10",
+        "none stated",
         "2 to 3, 1 to 1, 1 to 1 mm",
         "3d_fullres fold full",
         "dice 0.9",
@@ -145,6 +160,65 @@ def test_the_card_tells_what_it_is(model: Path) -> None:
     described = dict(open_package(model).describe())
     assert described["orientations seen"] == "RAS"
     assert len(described["sha256"]) == 64
+    for name, record in open_package(model).manifest.files.items():
+        assert name == "card.md" or f"{record.sha256}  {name}" in text
+
+
+def make_selection(postprocessing: Postprocessing) -> Selection:
+    labels = (LabelEstimate(label_name="liver", cases=2, dice=0.9, low=0.85, high=0.95), LabelEstimate(label_name="lesion", cases=0))
+    estimate = Estimate(cases=2, dice=0.9, low=0.85, high=0.95, labels=labels)
+    return Selection(
+        configurations=("3d_fullres",), postprocessing=postprocessing, folds={"3d_fullres": ("0", "1")}, cases=("a", "b"),
+        plain=estimate, chosen=estimate, nested=estimate, nested_choices=(), candidates=(), rule="test",
+    )  # fmt: skip
+
+
+def test_what_was_chosen_after_training_is_part_of_the_model(model: Path, tmp_path: Path) -> None:
+    plain = open_package(model)
+    assert plain.postprocessing(("3d_fullres",)) is None
+    assert plain.selection is None
+    entry = Postprocessing(configurations=("3d_fullres",), steps=(KeepLargest(values=(1,)),), reason="test")
+    set_postprocessing(model, PostprocessingTable(entries=(entry,)), selection=make_selection(entry))
+    set_licence(model.parent, "CC BY 4.0")
+    add_fold(model, configuration="3d_fullres", fold="2", weights=make_weights())
+    chosen = open_package(pack(model, tmp_path / "m.a3d"))
+    assert chosen.sha256 != plain.sha256
+    assert chosen.postprocessing(("3d_fullres",)) == entry
+    assert chosen.selection == make_selection(entry)
+    described = dict(chosen.describe())
+    assert described["licence"] == "CC BY 4.0"
+    assert described["3d_fullres"] == "only the largest connected part of liver is kept"
+    assert described["label mean"].startswith("0.900 (95 % interval 0.850 to 0.950), 2 cases")
+    assert described["Dice of lesion"] == "not defined in any case"
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        Postprocessing(configurations=("2d",), reason="no such configuration"),
+        Postprocessing(steps=(DropSmall(values=(1, 3), minimal_ml=1.0),), reason="no such value"),
+    ],
+)
+def test_a_postprocessing_of_something_else_is_refused_and_nothing_changes(model: Path, entry: Postprocessing) -> None:
+    before = open_package(model).sha256
+    assert code(lambda: set_postprocessing(model, PostprocessingTable(entries=(entry,)))) == "E_POSTPROCESSING"
+    assert open_package(model).sha256 == before
+
+
+def test_a_changed_postprocessing_convicts_the_package(model: Path) -> None:
+    set_postprocessing(model, PostprocessingTable())
+    (model / "postprocessing.json").write_text((model / "postprocessing.json").read_text() + " ")
+    assert code(lambda: open_package(model)) == "E_MODEL_ALTERED"
+
+
+def test_the_card_tells_how_large_the_labels_were(tmp_path: Path) -> None:
+    seen = [{"liver": LabelObservation(voxels=10, volume_ml=ml), "lesion": LabelObservation(voxels=0, volume_ml=0)} for ml in (1.0, 3.0)]
+    whole = make_fingerprint()
+    cases = tuple(case.model_copy(update={"labels": labels}) for case, labels in zip(whole.cases, seen, strict=True))
+    create_package(tmp_path, make_plan(), whole.model_copy(update={"cases": cases}))
+    described = dict(open_package(tmp_path).describe())
+    assert described["1 liver"] == "in 2 of 2 cases; 2 mL (median; 5 to 95 %: 1.1 to 2.9 mL)"
+    assert described["2 lesion"] == "in none of 2 cases"
 
 
 def test_reading_needs_no_torch(model: Path) -> None:

@@ -2,6 +2,7 @@
 
     MODEL/ manifest.json                                sizes and SHA-256 of all other files, folds and their scores
            plan.json  fingerprint.json  card.md
+           postprocessing.json  selection.json            where something was chosen after training
            weights/<configuration>/fold_<k>.safetensors   float32; k is a number or "full"
 
 `pack` makes one .a3d file of it (an uncompressed zip). A package is read whole or refused: a changed byte, a missing or
@@ -12,6 +13,21 @@ after a change, also when the writer dies in between.
 
 from autoseg3d.package.manifest import FoldRecord, Manifest
 from autoseg3d.package.model import ModelPackage, open_package
-from autoseg3d.package.writing import add_fold, create_package, pack
+from autoseg3d.package.selection import Candidate, Estimate, LabelEstimate, Selection
+from autoseg3d.package.writing import add_fold, create_package, pack, set_licence, set_postprocessing
 
-__all__ = ["FoldRecord", "Manifest", "ModelPackage", "add_fold", "create_package", "open_package", "pack"]
+__all__ = [
+    "Candidate",
+    "Estimate",
+    "FoldRecord",
+    "LabelEstimate",
+    "Manifest",
+    "ModelPackage",
+    "Selection",
+    "add_fold",
+    "create_package",
+    "open_package",
+    "pack",
+    "set_licence",
+    "set_postprocessing",
+]

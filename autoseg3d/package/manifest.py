@@ -13,12 +13,17 @@ MANIFEST = "manifest.json"
 PLAN = "plan.json"
 FINGERPRINT = "fingerprint.json"
 CARD = "card.md"
+POSTPROCESSING = "postprocessing.json"
+SELECTION = "selection.json"
+OPTIONAL = frozenset({POSTPROCESSING, SELECTION})
+"""Files that a package may hold or lack."""
 
 CROSS_VALIDATION_FOLDS = ("0", "1", "2", "3", "4")
 
 _CONFIGURATION = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 _FOLD = r"(?:[0-9]{1,3}|full)"
-_ALLOWED = re.compile(rf"{PLAN}|{FINGERPRINT}|{CARD}|weights/{_CONFIGURATION}/fold_{_FOLD}\.safetensors".replace(".json", r"\.json"))
+_PLAIN = "|".join(re.escape(name) for name in (PLAN, FINGERPRINT, CARD, POSTPROCESSING, SELECTION))
+_ALLOWED = re.compile(rf"{_PLAIN}|weights/{_CONFIGURATION}/fold_{_FOLD}\.safetensors")
 
 Score = float | str | None | dict[str, float | None]
 
@@ -48,19 +53,20 @@ class FoldRecord(Contract):
 
 
 class Manifest(Contract):
-    """What a package holds; written last."""
+    """What a package holds; written last. `licence` is what the makers allow others to do with the model, in their words."""
 
     format: Literal["autoseg3d-model"] = "autoseg3d-model"
     schema_version: Literal[1] = 1
     software_version: str
     files: dict[Annotated[str, Field(max_length=200)], FileRecord]
     folds: tuple[FoldRecord, ...] = ()
+    licence: str | None = Field(default=None, max_length=1000)
 
     @model_validator(mode="after")
     def _check(self) -> Manifest:
         if wrong := sorted(name for name in self.files if not allowed_name(name)):
             raise ValueError(f"files has names no model package may hold: {wrong}")
-        expected = {PLAN, FINGERPRINT, CARD, *(fold.file for fold in self.folds)}
+        expected = {PLAN, FINGERPRINT, CARD, *(fold.file for fold in self.folds), *(OPTIONAL & set(self.files))}
         if len(self.folds) != len({fold.file for fold in self.folds}) or expected != set(self.files):
             raise ValueError(f"files and folds do not fit together: {sorted(expected ^ set(self.files))}")
         return self

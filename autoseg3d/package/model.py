@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, TypeVar
 from autoseg3d import files
 from autoseg3d.errors import ModelError, ReadError
 from autoseg3d.package.card import facts
-from autoseg3d.package.manifest import FINGERPRINT, MANIFEST, PLAN, FoldRecord, Manifest
+from autoseg3d.package.contents import Contents
+from autoseg3d.package.manifest import FINGERPRINT, MANIFEST, PLAN, POSTPROCESSING, SELECTION, FoldRecord, Manifest
+from autoseg3d.package.selection import Selection
 from autoseg3d.package.sources import ArchiveSource, FolderSource, Source, altered, check_file, read_checked, reading_errors
 from planners.contract import Contract
 from planners.fingerprint import Fingerprint
 from planners.plan import Plan
+from planners.postprocessing import Postprocessing, PostprocessingTable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,15 +33,32 @@ class ModelPackage:
     source       where its bytes come from
     manifest     hashes and folds
     sha256       hash of the manifest, and so of all that is in the package: the identity of the model
-    plan         what preprocessing and prediction need, the label table among it
-    fingerprint  what the model was trained on
+    contents     its plan, fingerprint, postprocessing and selection
     """
 
     source: Source
     manifest: Manifest
     sha256: str
-    plan: Plan
-    fingerprint: Fingerprint
+    contents: Contents
+
+    @property
+    def plan(self) -> Plan:
+        """What preprocessing and prediction need, the label table among it."""
+        return self.contents.plan
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What the model was trained on."""
+        return self.contents.fingerprint
+
+    @property
+    def selection(self) -> Selection | None:
+        """What `autoseg3d select` chose, None where it was not run."""
+        return self.contents.selection
+
+    def postprocessing(self, configurations: tuple[str, ...]) -> Postprocessing | None:
+        """What is applied to a prediction of these configurations (fused, where several), None for nothing."""
+        return self.contents.postprocessing.of(configurations)
 
     @property
     def location(self) -> Path:
@@ -89,7 +109,7 @@ class ModelPackage:
 
     def describe(self) -> tuple[tuple[str, str], ...]:
         """What the model is, as pairs (what, value) for people."""
-        return (("file", str(self.location)), *facts(self.plan, self.fingerprint, self.manifest), ("sha256", self.sha256))
+        return (("file", str(self.location)), *facts(self.contents, self.manifest), ("sha256", self.sha256))
 
 
 def check_weights(weights: dict[str, Tensor], location: Path, name: str) -> None:
@@ -198,9 +218,17 @@ def _verified(source: Source, manifest_data: bytes) -> ModelPackage:
         source=source,
         manifest=manifest,
         sha256=hashlib.sha256(manifest_data).hexdigest(),
-        plan=_contract(source, manifest, PLAN, Plan),
-        fingerprint=_contract(source, manifest, FINGERPRINT, Fingerprint),
+        contents=Contents(
+            plan=_contract(source, manifest, PLAN, Plan),
+            fingerprint=_contract(source, manifest, FINGERPRINT, Fingerprint),
+            postprocessing=_optional(source, manifest, POSTPROCESSING, PostprocessingTable) or PostprocessingTable(),
+            selection=_optional(source, manifest, SELECTION, Selection),
+        ),
     )
+
+
+def _optional(source: Source, manifest: Manifest, name: str, kind: type[_Kind]) -> _Kind | None:
+    return _contract(source, manifest, name, kind) if name in manifest.files else None
 
 
 def _contract(source: Source, manifest: Manifest, name: str, kind: type[_Kind]) -> _Kind:

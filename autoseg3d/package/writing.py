@@ -8,6 +8,7 @@ import math
 import os
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,15 @@ import autoseg3d
 from autoseg3d import files
 from autoseg3d.errors import ModelError, UsageError
 from autoseg3d.package.card import card
-from autoseg3d.package.manifest import CARD, FINGERPRINT, MANIFEST, PLAN, FileRecord, FoldRecord, Manifest
+from autoseg3d.package.contents import Contents
+from autoseg3d.package.manifest import CARD, FINGERPRINT, MANIFEST, PLAN, POSTPROCESSING, SELECTION, FileRecord, FoldRecord, Manifest
 from autoseg3d.package.model import check_weights, open_package, read_manifest, read_manifest_bytes
+from autoseg3d.package.selection import Selection
 from autoseg3d.package.sources import FolderSource, is_scratch, pending, read_checked
 from planners.contract import Contract
 from planners.fingerprint import Fingerprint
 from planners.plan import Plan, TrainingPlan
+from planners.postprocessing import PostprocessingTable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +45,7 @@ def create_package(folder: Path | str, plan: Plan, fingerprint: Fingerprint) -> 
             _refuse_other_plan(folder, manifest, plan)
             return
         empty = Manifest.model_construct(software_version=autoseg3d.__version__, files={}, folds=())
-        _commit(folder, plan, fingerprint, empty, {PLAN: plan.to_json().encode(), FINGERPRINT: fingerprint.to_json().encode()})
+        _commit(folder, Contents(plan, fingerprint), empty, {PLAN: plan.to_json().encode(), FINGERPRINT: fingerprint.to_json().encode()})
 
 
 def add_fold(
@@ -76,7 +80,32 @@ def add_fold(
         others = [known for known in package.manifest.folds if known.file != record.file]
         folds = sorted([*others, record], key=lambda known: (known.configuration, known.fold.rjust(5)))
         manifest = package.manifest.model_copy(update={"folds": tuple(folds), "software_version": autoseg3d.__version__})
-        _commit(folder, package.plan, package.fingerprint, manifest, {record.file: data})
+        _commit(folder, package.contents, manifest, {record.file: data})
+
+
+def set_postprocessing(folder: Path | str, table: PostprocessingTable, *, selection: Selection | None = None) -> None:
+    """Puts what is applied after prediction into a package, in place of what was there, and what `select` found out.
+
+    Without `selection` the one that is there stays. Raises ModelError where there is no package or where the table names
+    label values or configurations that the plan does not know; LockedError and StorageError as `add_fold`.
+    """
+    folder = Path(folder)
+    with files.lock(folder, wait_seconds=_WAIT_SECONDS):
+        package = open_package(folder)
+        _refuse_unknown(folder, table, package.plan)
+        contents = replace(package.contents, postprocessing=table, selection=selection or package.selection)
+        changed = {POSTPROCESSING: table.to_json().encode()}
+        if selection is not None:
+            changed[SELECTION] = selection.to_json().encode()
+        _commit(folder, contents, package.manifest, changed)
+
+
+def set_licence(folder: Path | str, licence: str) -> None:
+    """States in a package (or in that of a run) what others may do with the model. Raises ModelError where there is none."""
+    package = open_package(folder)
+    with files.lock(package.location, wait_seconds=_WAIT_SECONDS):
+        package = open_package(package.location)
+        _commit(package.location, package.contents, package.manifest.model_copy(update={"licence": licence}), {})
 
 
 def pack(folder: Path | str, out: Path | str) -> Path:
@@ -124,27 +153,47 @@ def _refuse_other_plan(folder: Path, manifest: Manifest, plan: Plan) -> None:
         )
 
 
+def _refuse_unknown(folder: Path, table: PostprocessingTable, plan: Plan) -> None:
+    names = {name for entry in table.entries for name in entry.configurations} - set(plan.configurations)
+    values = {value for entry in table.entries for step in entry.steps for value in step.values} - set(plan.labels.values)
+    if names or values:
+        raise ModelError(
+            "the postprocessing speaks of what the plan does not know",
+            code="E_POSTPROCESSING",
+            file=folder,
+            wanted=f"configurations {sorted(plan.configurations)}, label values {list(plan.labels.values)}",
+            got=[*sorted(names), *sorted(values)],
+            remedy="Choose it anew: autoseg3d select RUN",
+        )
+
+
 def _for_prediction(plan: Plan) -> Contract:
     """The plan without what only concerns how training goes."""
     return plan.model_copy(update={"training": TrainingPlan(), "decisions": ()})
 
 
-def _commit(folder: Path, plan: Plan, fingerprint: Fingerprint, manifest: Manifest, changed: dict[str, bytes]) -> None:
-    """Puts `changed` files into a package, whose folds are those of `manifest`, all at once.
+def _commit(folder: Path, contents: Contents, manifest: Manifest, changed: dict[str, bytes]) -> None:
+    """Puts `changed` files into a package, whose folds and licence are those of `manifest`, all at once.
+
+    `contents` is what the package's records say once they are in.
 
     The new files are laid beside the package, then the manifest that names them replaces the old one, then they move
     into place. Where this process dies before the manifest, the package is what it was; where it dies after,
     readers find the files where they wait, and the next writer moves them.
     """
     _clean(folder)
-    changed = {**changed, CARD: card(plan, fingerprint, manifest).encode()}
-    records = {name: FileRecord(size=len(data), sha256=hashlib.sha256(data).hexdigest()) for name, data in changed.items()}
+    records = {**manifest.files, **{name: _record(data) for name, data in changed.items()}}
+    told = card(contents, manifest.model_copy(update={"files": records})).encode()
+    changed, records = {**changed, CARD: told}, {**records, CARD: _record(told)}
     for name, data in changed.items():
         files.write_bytes(pending(folder, name, records[name]), data)
-    kept = {name: record for name, record in manifest.files.items() if name not in records}
-    complete = Manifest(software_version=manifest.software_version, files={**kept, **records}, folds=manifest.folds)
+    complete = Manifest.model_validate(manifest.model_dump() | {"files": records})
     files.write_text(folder / MANIFEST, complete.to_json())
     _settle(folder, complete)
+
+
+def _record(data: bytes) -> FileRecord:
+    return FileRecord(size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 def _settle(folder: Path, manifest: Manifest) -> None:
