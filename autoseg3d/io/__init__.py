@@ -4,7 +4,7 @@ from autoseg3d.io.case_files import CaseFiles
 from autoseg3d.io.dataset import Dataset, open_dataset
 from autoseg3d.io.load import LoadedCase, load_case
 from autoseg3d.io.nifti_forms import GeometryChoice
-from autoseg3d.io.nifti_write import write_image, write_labels
+from autoseg3d.io.nifti_write import nifti_bytes, write_image, write_labels
 from autoseg3d.io.scans import find_scans
 from autoseg3d.io.volume import read_channels, read_geometry, read_volume
 from autoseg3d.io.voxels import Volume
@@ -17,6 +17,7 @@ __all__ = [
     "Volume",
     "find_scans",
     "load_case",
+    "nifti_bytes",
     "open_dataset",
     "read_channels",
     "read_geometry",

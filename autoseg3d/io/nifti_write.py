@@ -46,6 +46,14 @@ def write_image(path: Path | str, array: np.ndarray, geometry: Geometry) -> None
     _write(Path(path), array, array.dtype.newbyteorder("<"), geometry)
 
 
+def nifti_bytes(array: np.ndarray, geometry: Geometry) -> bytes:
+    """A (Z, Y, X) uint8, uint16, int16 or float32 array on `geometry` as an uncompressed .nii file in memory, to be embedded."""
+    if array.shape != geometry.shape:
+        raise ValueError(f"wanted an array of shape {geometry.shape}, got {array.shape}")
+    dtype = array.dtype.newbyteorder("<") if array.dtype.itemsize > 1 else np.dtype("<u1")
+    return b"".join(_pieces(_header(geometry, dtype), array, dtype))
+
+
 def _write(path: Path, array: np.ndarray, dtype: np.dtype, geometry: Geometry) -> None:
     if array.shape != geometry.shape:
         raise ValueError(f"wanted an array of shape {geometry.shape}, got {array.shape}")

@@ -5,6 +5,6 @@ drawing   overview: one case in three planes; mosaic: many cases on one sheet
 """
 
 from autoseg3d.pictures.drawing import COLOURS, mosaic, overview
-from autoseg3d.pictures.planes import Picture, Plane, cut_planes
+from autoseg3d.pictures.planes import Picture, Plane, cut_planes, grey_window, shown_box
 
-__all__ = ["COLOURS", "Picture", "Plane", "cut_planes", "mosaic", "overview"]
+__all__ = ["COLOURS", "Picture", "Plane", "cut_planes", "grey_window", "mosaic", "overview", "shown_box"]

@@ -43,13 +43,13 @@ def overview(
     zoom: bool = True,
     width_inches: float = 12.0,
 ) -> None:
-    """Writes one case in three planes, truth and prediction outlined, as a PNG.
+    """Writes one case in three planes, truth and prediction outlined, as a PNG, or as a JPEG where `path` ends in .jpg.
 
     The planes meet where truth and prediction differ most, or else lie at the largest section of the foreground.
 
     Args:
         picture: the case.
-        path: the PNG file, which appears whole or not at all.
+        path: the file, which appears whole or not at all.
         names: names of the label values for the legend, in the order in which colours are given out.
         convention: which side the patient's right is on; the picture says so.
         zoom: leave away what lies far from all labels.
@@ -144,10 +144,12 @@ class _Sheet:
                 text.set_parse_math(False)
 
     def save(self, path: Path | str) -> None:
-        """Writes the page as a PNG without a date or a software name in it: the same picture gives the same bytes."""
+        """Writes the page without a date or a software name in it: the same picture gives the same bytes."""
         FigureCanvasAgg(self._figure)
+        jpeg = Path(path).suffix == ".jpg"
+        how: dict[str, Any] = {"pil_kwargs": {"quality": 82}} if jpeg else {"metadata": {"Software": None}}
         with replacing(path) as temporary:
-            self._figure.savefig(temporary, format="png", facecolor=_BACK, metadata={"Software": None})
+            self._figure.savefig(temporary, format="jpeg" if jpeg else "png", facecolor=_BACK, **how)
 
 
 def _side(convention: Convention) -> str:

@@ -84,8 +84,8 @@ def cut_planes(picture: Picture, *, convention: Convention = "radiological", zoo
     assert image is not None
     spacing = geometry.spacing_mm
     point = point_of_interest(labels, prediction, image.shape, spacing)
-    box = _shown(labels, prediction, image.shape, spacing) if zoom else tuple(slice(0, n) for n in image.shape)
-    window = _window(image[box])
+    box = shown_box(labels, prediction, image.shape, spacing) if zoom else tuple(slice(0, n) for n in image.shape)
+    window = grey_window(image[box])
     z, y, x = (float(v) for v in (geometry.matrix @ [*reversed(point), 1])[2::-1])
     planes = []
     for axis, (name, position) in enumerate(zip(NAMES, (z, y, x), strict=True)):
@@ -129,7 +129,7 @@ def point_of_interest(
     return z, y, x
 
 
-def _shown(
+def shown_box(
     labels: np.ndarray | None, prediction: np.ndarray | None, shape: tuple[int, ...], spacing_mm: tuple[float, ...]
 ) -> tuple[slice, ...]:
     """The box of all foreground with a margin of a third of its longest side, so that the surroundings can be judged."""
@@ -161,7 +161,7 @@ def _marks(point: Triple, box: tuple[slice, ...], rows: int, columns: int, mirro
     return row, (box[columns].stop - 1 - point[columns] if mirrored else point[columns] - box[columns].start)
 
 
-def _window(image: np.ndarray) -> tuple[float, float]:
+def grey_window(image: np.ndarray) -> tuple[float, float]:
     """Grey values for black and white, from the tissue: from all that is clearly brighter than the darkest.
 
     Its 1st to 99th percentile, but no further from the median than nine times the quartiles, so that bone or a metal

@@ -161,3 +161,13 @@ def test_a_disk_that_alters_bytes_is_noticed_and_the_old_file_stays(tmp_path: Pa
     assert caught.value.code == "E_VERIFY"
     assert (tmp_path / "a.nii").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.nii"]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "float32"])
+def test_bytes_in_memory_are_the_file_that_would_be_written(dtype: str) -> None:
+    array = np.arange(24, dtype=dtype).reshape(2, 3, 4)
+    geometry = Geometry.from_affine((2, 3, 4), np.array([[-1.5, 0, 0, 3], [0, 2, 0, -7], [0, 0, 3, 11], [0, 0, 0, 1]]))
+    read = nibabel.Nifti1Image.from_bytes(nifti_bytes(array, geometry))
+    assert np.array_equal(np.asanyarray(read.dataobj).T, array)
+    assert read.get_data_dtype() == np.dtype(dtype)
+    assert np.allclose(read.affine, geometry.matrix)

@@ -136,3 +136,10 @@ def test_real_scans_of_four_kinds(shared_data: Path, tmp_path: Path) -> None:
         drawn = imread(tmp_path / f"{case}.png")
         assert drawn.shape[1] == 1320
         assert drawn[..., :3].std() > 0.1
+
+
+def test_a_name_in_jpg_gives_a_jpeg(tmp_path: Path) -> None:
+    for name in ("a.png", "a.jpg", "b.jpg"):
+        overview(picture(prediction=True), tmp_path / name)
+    assert (tmp_path / "a.jpg").read_bytes().startswith(b"\xff\xd8\xff")
+    assert (tmp_path / "a.jpg").read_bytes() == (tmp_path / "b.jpg").read_bytes()
