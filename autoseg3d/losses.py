@@ -11,6 +11,7 @@ gradient in place, so neither a one-hot target nor a second copy of the probabil
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -22,6 +23,9 @@ from planners.labels import LabelTable
 
 SMOOTH = 1e-5
 FLOOR = 1e-8
+
+# Turns sums over the samples at hand, a vector, into those over the whole batch that they are a part of.
+Combine = Callable[[Tensor], Tensor]
 
 
 class DeepSupervisionLoss(nn.Module):
@@ -43,13 +47,23 @@ class DeepSupervisionLoss(nn.Module):
         self.labels = labels
         self.batch_dice = batch_dice
 
-    def forward(self, outputs: tuple[Tensor, ...], target: Tensor) -> Tensor:
-        """The loss, a float32 scalar.
+    @property
+    def sums_over_batch(self) -> bool:
+        """Whether the loss of a sample depends on the others: by one Dice for all, or by the number of annotated voxels."""
+        return self.batch_dice or self.labels.ignore is not None
+
+    def forward(self, outputs: tuple[Tensor, ...], target: Tensor, combine: Combine | None = None) -> Tensor:
+        """The loss, a float32 scalar; of a part of a batch, its share: the shares of all parts add up to the batch's loss.
+
+        The gradients of the shares add up to the batch's gradient as well, so a batch may be worked on in parts, one after
+        the other or on several machines.
 
         Args:
             outputs: logits (B, classes, Z_i, Y_i, X_i) of any floating type, finest first; `num_outputs` of them, or the
                 finest alone, as a network in evaluation mode gives.
             target: (B, Z, Y, X) value indices, an integer type, at the finest resolution.
+            combine: where these samples are a part of a batch: gives the sums over the whole of it. It is called with float32
+                vectors, the same number of times in the same order for every part.
 
         Raises:
             ValueError: for another number of outputs.
@@ -58,7 +72,8 @@ class DeepSupervisionLoss(nn.Module):
         if len(outputs) != len(weights):
             raise ValueError(f"the loss was made for {len(self.weights)} outputs, got {len(outputs)}")
         losses = [
-            weight * dice_and_cross_entropy(logits, downsample(target, logits.shape[2:]), self.labels, batch_dice=self.batch_dice)
+            weight
+            * dice_and_cross_entropy(logits, downsample(target, logits.shape[2:]), self.labels, batch_dice=self.batch_dice, combine=combine)
             for weight, logits in zip(weights, outputs, strict=True)
             if weight > 0
         ]
@@ -91,7 +106,9 @@ def downsample(target: Tensor, shape: tuple[int, ...]) -> Tensor:
     return target
 
 
-def dice_and_cross_entropy(logits: Tensor, target: Tensor, labels: LabelTable, *, batch_dice: bool) -> Tensor:
+def dice_and_cross_entropy(
+    logits: Tensor, target: Tensor, labels: LabelTable, *, batch_dice: bool, combine: Combine | None = None
+) -> Tensor:
     """Cross-entropy minus mean soft Dice at one resolution, a float32 scalar.
 
     Args:
@@ -99,17 +116,53 @@ def dice_and_cross_entropy(logits: Tensor, target: Tensor, labels: LabelTable, *
         target: (B, Z, Y, X) value indices, any integer type.
         labels: their meaning.
         batch_dice: whether the samples of a batch form one Dice.
+        combine: as in `DeepSupervisionLoss.forward`.
     """
     compute = _regions if labels.has_regions else _classes
-    return cast(Tensor, _WithGradient.apply(logits, compute, target, labels, batch_dice))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _WithGradient.apply(logits, compute, target, labels, _Reduction(batch_dice, combine)))  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True)
+class _Reduction:
+    """How sums over voxels become the loss: one Dice per sample or per batch, of samples that may be a part of a batch."""
+
+    batch_dice: bool
+    combine: Combine | None
+
+    def annotated(self, count: Tensor, samples: int) -> tuple[Tensor, Tensor | float]:
+        """Annotated voxels of the whole batch, from those here, and the share of its samples that are here."""
+        if self.combine is None:
+            return count, 1.0
+        whole = self.combine(torch.stack((count, torch.full_like(count, samples))))
+        return whole[0], samples / whole[1]
+
+    def dice(self, overlap: Tensor, predicted: Tensor, true: Tensor, share: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean soft Dice of sums (B, K), and its gradient with respect to p at a voxel: slope · g + offset, each (B, K).
+
+        Where the denominator is clamped at its floor, it has no gradient.
+        """
+        batch, sums = overlap.shape[0], torch.stack((overlap, predicted, true))
+        per_value: Tensor | float = share
+        if self.batch_dice:
+            sums, per_value = sums.sum(1, keepdim=True), 1.0  # all samples bear on the one Dice, but its value is counted once
+            if self.combine is not None:
+                sums = self.combine(sums.flatten()).view_as(sums)
+        overlap, predicted, true = sums
+        numerator = 2 * overlap + SMOOTH
+        total = predicted + true + SMOOTH
+        denominator = total.clamp(min=FLOOR)
+        dice = numerator / denominator
+        slope = -2 / denominator / dice.numel() * per_value
+        offset = torch.where(total >= FLOOR, dice / denominator, 0.0) / dice.numel() * per_value
+        return dice.mean() * share, slope.expand(batch, -1), offset.expand(batch, -1)
 
 
 class _WithGradient(torch.autograd.Function):
-    """A scalar function that returns its own gradient; `compute(logits, target, labels, batch_dice, wanted)`."""
+    """A scalar function that returns its own gradient; `compute(logits, target, labels, reduction, wanted)`."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, compute: Callable[..., Any], target: Tensor, labels: LabelTable, batch_dice: bool) -> Tensor:
-        value, gradient = compute(logits, target, labels, batch_dice, ctx.needs_input_grad[0])
+    def forward(ctx: Any, logits: Tensor, compute: Callable[..., Any], target: Tensor, labels: LabelTable, reduction: _Reduction) -> Tensor:
+        value, gradient = compute(logits, target, labels, reduction, ctx.needs_input_grad[0])
         if gradient is not None:
             # bfloat16 has float32's range; float16 has not, and its gradients are only scaled later, by grad_output.
             ctx.save_for_backward(gradient.to(torch.float32 if logits.dtype == torch.float16 else logits.dtype))
@@ -123,7 +176,7 @@ class _WithGradient(torch.autograd.Function):
         return (gradient * grad_output).to(ctx.dtype), None, None, None, None
 
 
-def _classes(logits: Tensor, target: Tensor, labels: LabelTable, batch_dice: bool, wanted: bool) -> tuple[Tensor, Tensor | None]:
+def _classes(logits: Tensor, target: Tensor, labels: LabelTable, reduction: _Reduction, wanted: bool) -> tuple[Tensor, Tensor | None]:
     """Softmax over (B, K, ...): the loss, and its gradient (B, K, ...) where wanted."""
     batch, count = logits.shape[:2]
     channels, mask = _channels(target, labels)
@@ -135,11 +188,13 @@ def _classes(logits: Tensor, target: Tensor, labels: LabelTable, batch_dice: boo
     annotated = torch.tensor(float(index.numel()), device=logits.device)
     if mask is not None:
         mask = mask.reshape(batch, 1, -1)
-        annotated = mask.sum(dtype=torch.float32).clamp_(min=1)  # with no annotated voxel the cross-entropy is 0
+        annotated = mask.sum(dtype=torch.float32)
         p, p_target, at_target = p.mul_(mask), p_target.mul_(mask), at_target.mul_(mask)
+    annotated, share = reduction.annotated(annotated, batch)
+    annotated = annotated.clamp(min=1)  # with no annotated voxel the cross-entropy is 0
     cross_entropy = -at_target.sum() / annotated
     overlap, present = class_sums(p_target[:, 0], index[:, 0], mask, count)
-    dice, slope, offset = _dice(overlap[:, 1:], p[:, 1:].sum(2), present[:, 1:], batch_dice)
+    dice, slope, offset = reduction.dice(overlap[:, 1:], p[:, 1:].sum(2), present[:, 1:], share)
     if not wanted:
         return cross_entropy - dice, None
     slope, offset = functional.pad(slope, (1, 0)), functional.pad(offset, (1, 0))  # the background has no Dice
@@ -154,14 +209,16 @@ def _classes(logits: Tensor, target: Tensor, labels: LabelTable, batch_dice: boo
     return cross_entropy - dice, p.reshape(logits.shape)
 
 
-def _regions(logits: Tensor, target: Tensor, labels: LabelTable, batch_dice: bool, wanted: bool) -> tuple[Tensor, Tensor | None]:
+def _regions(logits: Tensor, target: Tensor, labels: LabelTable, reduction: _Reduction, wanted: bool) -> tuple[Tensor, Tensor | None]:
     """Sigmoid over (B, R, ...), region by region: the loss, and its gradient (B, R, ...) where wanted."""
     batch, count = logits.shape[:2]
     index = target.reshape(batch, -1).long().clamp_(min=0)
     ignore = labels.ignore_index
     mask = None if ignore is None else (index != ignore).to(torch.float32)
     # nnU-Net averages over regions too, but where voxels are ignored it divides by annotated voxels alone.
-    divisor = torch.tensor(float(index.numel() * count), device=logits.device) if mask is None else mask.sum().clamp_(min=FLOOR)
+    divisor = torch.tensor(float(index.numel() * count), device=logits.device) if mask is None else mask.sum()
+    divisor, share = reduction.annotated(divisor, batch)
+    divisor = divisor.clamp(min=FLOOR)
     gradient = torch.empty(batch, count, index.shape[1], device=logits.device) if wanted else None
     value = torch.zeros((), device=logits.device)
     for region, members in enumerate(labels.class_members):
@@ -171,7 +228,7 @@ def _regions(logits: Tensor, target: Tensor, labels: LabelTable, batch_dice: boo
         surprise = functional.binary_cross_entropy_with_logits(z, g, reduction="none", weight=mask).sum() / divisor
         seen = p if mask is None else p * mask
         true = g if mask is None else g * mask
-        dice, slope, offset = _dice((seen * g).sum(1)[:, None], seen.sum(1)[:, None], true.sum(1)[:, None], batch_dice)
+        dice, slope, offset = reduction.dice((seen * g).sum(1)[:, None], seen.sum(1)[:, None], true.sum(1)[:, None], share)
         value += surprise - dice / count
         if gradient is not None:
             from_dice = (g * slope + offset) * p * (1 - p) / count
@@ -185,23 +242,6 @@ def _lookup(members: tuple[int, ...], labels: LabelTable, like: Tensor) -> Tenso
     table = torch.zeros(len(labels.values) + 2)
     table[list(members)] = 1
     return table.to(like.device)
-
-
-def _dice(overlap: Tensor, predicted: Tensor, true: Tensor, batch_dice: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean soft Dice of sums (B, K), and its gradient with respect to p at a voxel: slope · g + offset, each (B, K).
-
-    Where the denominator is clamped at its floor, it has no gradient.
-    """
-    batch = overlap.shape[0]
-    if batch_dice:
-        overlap, predicted, true = (x.sum(0, keepdim=True) for x in (overlap, predicted, true))
-    numerator = 2 * overlap + SMOOTH
-    total = predicted + true + SMOOTH
-    denominator = total.clamp(min=FLOOR)
-    dice = numerator / denominator
-    slope = -2 / denominator / dice.numel()
-    offset = torch.where(total >= FLOOR, dice / denominator, 0.0) / dice.numel()
-    return dice.mean(), slope.expand(batch, -1), offset.expand(batch, -1)
 
 
 def _channels(target: Tensor, labels: LabelTable) -> tuple[Tensor, Tensor | None]:

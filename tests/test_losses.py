@@ -88,6 +88,29 @@ def test_nothing_annotated_gives_a_finite_loss_without_gradient(name: str, batch
     assert not logits.grad.any()
 
 
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("batch_dice", [False, True])
+def test_the_shares_of_the_parts_of_a_batch_add_up_to_its_loss_and_gradient(name: str, batch_dice: bool) -> None:
+    examples = [example(TABLES[name], seed) for seed in (0, 1)]
+    logits, target = (torch.cat(tensors) for tensors in zip(*examples, strict=True))
+    loss = DeepSupervisionLoss(TABLES[name], batch_dice=batch_dice, num_outputs=1)
+    whole = logits.clone().requires_grad_()
+    value = loss((whole,), target)
+    value.backward()
+    parts = [(slice(0, 1), []), (slice(1, 4), [])]  # uneven, as the last part of a batch may be
+    for part, sums in parts:
+        loss((logits[part],), target[part], lambda vector, sums=sums: sums.append(vector) or vector)  # type: ignore[func-returns-value]
+    totals = [a + b for a, b in zip(parts[0][1], parts[1][1], strict=True)]
+    given, shares = logits.clone().requires_grad_(), []
+    for part, _ in parts:
+        known = iter(totals)
+        share = loss((given[part],), target[part], lambda vector, known=known: next(known))
+        share.backward()
+        shares.append(share)
+    torch.testing.assert_close(sum(shares), value)
+    torch.testing.assert_close(given.grad, whole.grad)
+
+
 def test_labels_by_hand() -> None:
     # Two voxels, one foreground class; p(foreground) = 3/4 at a foreground voxel and 1/4 at a background voxel.
     table = label_table({"background": 0, "a": 1})
