@@ -12,7 +12,7 @@ from nifti_making import MakeNifti, turned_affine
 
 from autoseg3d.errors import StorageError, UsageError
 from autoseg3d.geometry import Geometry
-from autoseg3d.io import read_volume, write_image, write_labels
+from autoseg3d.io import nifti_bytes, read_volume, write_image, write_labels
 
 # Spatial fields of NIfTI-1 by byte: pixdim, xyzt_units, codes to srow_z.
 SPATIAL = (slice(76, 108), slice(123, 124), slice(252, 328))
@@ -167,7 +167,7 @@ def test_a_disk_that_alters_bytes_is_noticed_and_the_old_file_stays(tmp_path: Pa
 def test_bytes_in_memory_are_the_file_that_would_be_written(dtype: str) -> None:
     array = np.arange(24, dtype=dtype).reshape(2, 3, 4)
     geometry = Geometry.from_affine((2, 3, 4), np.array([[-1.5, 0, 0, 3], [0, 2, 0, -7], [0, 0, 3, 11], [0, 0, 0, 1]]))
-    read = nibabel.Nifti1Image.from_bytes(nifti_bytes(array, geometry))
+    read = nib.Nifti1Image.from_bytes(nifti_bytes(array, geometry))
     assert np.array_equal(np.asanyarray(read.dataobj).T, array)
     assert read.get_data_dtype() == np.dtype(dtype)
     assert np.allclose(read.affine, geometry.matrix)
