@@ -150,21 +150,6 @@ def sha256(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def stamps(path: Path | str) -> list[tuple[str, int, int]]:
-    """(name, bytes, time of change in ns) of a file, to tell whether it is the one that was read before.
-
-    Of a folder (a DICOM series) those of all its files; of a header whose voxels lie in a file of their own, those of
-    every file beside it that has its stem. Raises OSError where nothing is there.
-    """
-    path = Path(path)
-    found = [path]
-    if path.is_dir():
-        found = sorted(path.iterdir())
-    elif path.suffix.lower() in {".hdr", ".img", ".nhdr", ".mhd"}:
-        found = sorted(p for p in path.parent.iterdir() if p.name.startswith(path.stem + "."))
-    return [(p.name, (status := p.stat()).st_size, status.st_mtime_ns) for p in found]
-
-
 @contextlib.contextmanager
 def lock(folder: Path | str, *, name: str = ".lock", wait_seconds: float = 0.0) -> Iterator[None]:
     """Holds an exclusive lock on `folder` for the length of the block.

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from autoseg3d.files import stamps, storage_errors, write_text
+from autoseg3d.files import storage_errors, write_text
 from autoseg3d.fingerprinting.observation import Observation
 from autoseg3d.io.case_files import CaseFiles
+from autoseg3d.io.parts import stamps
 from planners.labels import LabelTable
 
 # Raise it whenever an observation would come out differently from the same files.

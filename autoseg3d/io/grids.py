@@ -13,6 +13,8 @@ from planners.contract import Triple
 # From a fine micro-CT to a whole-body topogram; outside them the unit, not the patient, is unusual (faults, row 15).
 SPACING_LIMITS_MM = (0.01, 100.0)
 LARGEST_EXTENT_MM = 3000.0
+# Tables travel metres at most; further out float32 headers lose a hundredth of a millimetre.
+FURTHEST_MM = 100_000.0
 # Cosine between two axes: below the first it is rounding, below the second it is repaired, above the third refused.
 SHEAR_OF_ROUNDING = 1e-5
 SHEAR_REPAIRED = 1e-3
@@ -72,6 +74,8 @@ def plausible(matrix: np.ndarray, shape: Triple) -> str | None:
     extent = spacing * np.array(shape[::-1])
     if (extent > LARGEST_EXTENT_MM).any():
         return f"an extent of {_triple(extent)} mm"
+    if (np.abs(matrix[:3, 3]) > FURTHEST_MM).any():
+        return f"a first voxel at {_triple(matrix[:3, 3])} mm"
     return None
 
 
@@ -93,7 +97,8 @@ def checked(shape: Triple, matrix: np.ndarray, *, path: Path, header: NiftiHeade
             "the voxel grid is implausible",
             file=path,
             code="E_SPACING",
-            wanted=f"spacing {SPACING_LIMITS_MM[0]} to {SPACING_LIMITS_MM[1]:g} mm, at most {LARGEST_EXTENT_MM / 1000:g} m",
+            wanted=f"spacing {SPACING_LIMITS_MM[0]} to {SPACING_LIMITS_MM[1]:g} mm, at most {LARGEST_EXTENT_MM / 1000:g} m, "
+            f"within {FURTHEST_MM / 1000:g} m of the origin",
             got=problem,
             remedy="Correct spacing or unit in the header",
         )

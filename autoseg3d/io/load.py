@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,21 +138,19 @@ def _labels(files: CaseFiles, grid: Geometry, table: LabelTable, geometry: Geome
 
 
 def _refuse_unexpected(labels: np.ndarray, table: LabelTable, path: Path) -> None:
-    allowed = np.array(table.allowed_values)
-    counts: Counter[int] = Counter()
-    first: dict[int, str] = {}
-    for z, plane in enumerate(labels):
-        wrong = ~np.isin(plane, allowed)
-        if wrong.any():
-            values, places, times = np.unique(plane[wrong], return_index=True, return_counts=True)
-            at = np.argwhere(wrong)
-            for value, place, count in zip(values.tolist(), places, times, strict=True):
-                counts[value] += int(count)
-                first.setdefault(value, f"x={at[place][1]} y={at[place][0]} z={z}")
-    if not counts:
+    allowed, low, high = set(table.allowed_values), int(labels.min()), int(labels.max())
+    if high - low < len(allowed) and allowed.issuperset(range(low, high + 1)):
         return
-    shown = [f"{value} in {count} voxels, first at {first[value]}" for value, count in sorted(counts.items())[:_VALUES_SHOWN]]
-    more = f"; and {len(counts) - _VALUES_SHOWN} more values" if len(counts) > _VALUES_SHOWN else ""
+    known = np.isin(labels, sorted(allowed))
+    if known.all():
+        return
+    strange = np.flatnonzero(~known.ravel())
+    values, places, counts = np.unique(labels.ravel()[strange], return_index=True, return_counts=True)
+    shown = []
+    for value, place, count in list(zip(values.tolist(), places, counts, strict=True))[:_VALUES_SHOWN]:
+        z, y, x = (int(i) for i in np.unravel_index(strange[place], labels.shape))
+        shown.append(f"{value} in {count} voxels, first at x={x} y={y} z={z}")
+    more = f"; and {len(values) - _VALUES_SHOWN} more values" if len(values) > _VALUES_SHOWN else ""
     raise LabelError(
         "the label map holds values that the label table does not know",
         file=path,

@@ -55,6 +55,12 @@ class _Header:
             raise _bad(self.path, name, f"needs {count} numbers", text)
         return values
 
+    def integers(self, name: str, count: int) -> list[int]:
+        values = self.numbers(name, count)
+        if not np.isfinite(values).all() or (values != np.rint(values)).any():
+            raise _bad(self.path, name, f"needs {count} whole numbers", self.fields[name])
+        return [int(value) for value in values]
+
     def flag(self, name: str) -> bool:
         return self.fields.get(name, "False").lower() in ("true", "1")
 
@@ -68,6 +74,11 @@ def _bad(path: Path, field: str, problem: str, got: object) -> ReadError:
 def looks_like_metaimage(head: bytes) -> bool:
     """Whether `head` begins with a MetaImage header."""
     return head.lstrip().startswith((b"ObjectType = Image", b"ObjectType=Image", b"NDims = ")) and b"DimSize" in head
+
+
+def voxel_file(path: Path) -> Path:
+    """The file that holds the voxels of the header in `path`: itself, or the one it names."""
+    return _place(_header(path))[0]
 
 
 @contextlib.contextmanager
@@ -130,11 +141,11 @@ def _layout(header: _Header, choice: GeometryChoice) -> Layout:
     path = header.path
     if header.fields.get("BinaryData", "True").lower() in ("false", "0"):
         raise _bad(path, "BinaryData", "must be True: voxels as text are not supported", "False")
-    dims = int(header.numbers("NDims", 1)[0])
+    dims = header.integers("NDims", 1)[0]
     if dims not in (3, 4):
         raise GeometryError("not a volume", file=path, field="NDims", code="E_DIM", wanted=3, got=dims)
-    sizes = [int(n) for n in header.numbers("DimSize", dims)]
-    components = int(header.fields.get("ElementNumberOfChannels", "1") or 1)
+    sizes = header.integers("DimSize", dims)
+    components = header.integers("ElementNumberOfChannels", 1)[0] if "ElementNumberOfChannels" in header.fields else 1
     if min(sizes) < 1 or components < 1 or (components > 1 and dims == 4 and sizes[3] > 1):
         raise GeometryError("the header's sizes are impossible", file=path, field="DimSize", code="E_DIM", got=header.fields["DimSize"])
     kind = _DTYPES.get(header.fields.get("ElementType", "").removesuffix("_ARRAY"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,8 @@ def open_nifti(path: Path, *, geometry: GeometryChoice = "auto") -> Iterator[tup
         if states_version_2(head):
             head += payload.read(HEADER_BYTES[2] - HEADER_BYTES[1])
         fields = parse(head, path)
+        if fields.single_file:
+            payload.refuse_if_too_short(fields.vox_offset - payload.position + math.prod(fields.shape) * fields.dtype.itemsize)
         layout = _layout(fields, geometry, path, notes=_compression_note(payload))
         if fields.single_file:
             payload.skip_to(fields.vox_offset)

@@ -59,6 +59,16 @@ def _bad(path: Path, field: str, problem: str, got: object) -> ReadError:
     )
 
 
+def looks_like_nrrd(head: bytes) -> bool:
+    """Whether `head` begins with NRRD's magic."""
+    return head.startswith(b"NRRD000")
+
+
+def voxel_file(path: Path) -> Path:
+    """The file that holds the voxels of the header in `path`: itself, or the one it names."""
+    return _place(_header(path))[0]
+
+
 @contextlib.contextmanager
 def open_nrrd(path: Path, *, geometry: GeometryChoice = "auto") -> Iterator[tuple[Payload, Layout]]:
     """The layout of an NRRD file and its verified bytes, standing before the first voxel."""
@@ -93,7 +103,7 @@ def _header(path: Path) -> _Header:
 def _place(header: _Header) -> tuple[Path, int]:
     """The file that holds the voxels, and where in it they begin."""
     name = header.fields.get("data file")
-    if int(header.fields.get("line skip", "0") or 0) != 0:
+    if header.fields.get("line skip", "0") not in ("", "0"):
         raise _bad(header.path, "line skip", "is not supported", header.fields["line skip"])
     if name is None:
         return header.path, header.length
@@ -151,8 +161,8 @@ def _directions(header: _Header, count: int, choice: GeometryChoice) -> list[np.
     if "space directions" not in header.fields:
         if choice != "pixdim" or "spacings" not in header.fields or count != 3:
             raise _no_orientation(header.path)
-        spacings = header.get("spacings").split()
-        return [row * float(spacing) for row, spacing in zip(np.eye(3), spacings, strict=False)]
+        spacings = _vector(header, "spacings", ",".join(header.get("spacings").split()))
+        return [row * spacing for row, spacing in zip(np.eye(3), spacings, strict=True)]
     words = re.findall(r"none|\([^)]*\)", header.get("space directions"))
     if len(words) != count:
         raise _bad(header.path, "space directions", f"needs {count} entries", header.get("space directions"))

@@ -2,8 +2,7 @@
 
 Readers in common use fill a truncated file up with zeros or skip the checksum, so that half a patient is segmented
 without a word. Here every stream is read to its end: its length is compared with what the header promises, and the
-checksum of gzip (CRC-32 and length), zlib (Adler-32) and bzip2 (CRC-32) is always verified. isal's gzip reader checks
-both fields of the trailer of every member.
+checksum of gzip (CRC-32 and length, of every member), zlib (Adler-32) and bzip2 (CRC-32) is always verified.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Literal, cast
+from typing import IO, Any, Literal, cast
 
 import numpy as np
-from isal import igzip, isal_zlib
+from isal import isal_zlib
 
 from autoseg3d.errors import DataError, ReadError
 
@@ -28,6 +27,8 @@ Compression = Literal["none", "gzip", "zlib", "bzip2"]
 
 GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 1 << 20
+_INFLATED_AT_ONCE = 1 << 17
+_WINDOW_BITS = {"gzip": 31, "zlib": 15}
 # Deflate cannot expand a byte to more than 1032: 258 bytes per match, at least two bits each.
 _DEFLATE_LIMIT = 1032
 _ISAL_ERROR = cast(type[Exception], isal_zlib.error)  # its stub calls the class an instance
@@ -58,6 +59,12 @@ def _damaged(path: Path, error: Exception) -> ReadError:
     return ReadError(f"the compressed file is damaged ({error})", file=path, code="E_CORRUPT", remedy=_COPY_AGAIN)
 
 
+def refuse_special(path: Path) -> None:
+    """Raises E_FORMAT for pipes, sockets and devices: opening one may wait without end."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ReadError("not a file but a pipe or a device", file=path, code="E_FORMAT", wanted="a scan")
+
+
 class Payload:
     """A verified, forward-only stream of the bytes of one file from `start`, decompressed."""
 
@@ -70,13 +77,13 @@ class Payload:
 
     def _restart(self) -> IO[bytes]:
         self._file.seek(self._start)
-        if self.compression == "gzip":
-            return cast(IO[bytes], igzip.GzipFile(fileobj=self._file))  # type: ignore[no-untyped-call, unused-ignore]
+        self._inflating: _Inflating | None = None
         if self.compression == "bzip2":
             return cast(IO[bytes], bz2.BZ2File(self._file))
-        if self.compression == "zlib":
-            return io.BufferedReader(_Inflating(self._file), _CHUNK)
-        return self._file
+        if self.compression == "none":
+            return self._file
+        self._inflating = _Inflating(self._file, self.compression)
+        return io.BufferedReader(self._inflating, _CHUNK)
 
     def read(self, length: int) -> bytes:
         """Up to `length` bytes; fewer only at the end of the file."""
@@ -109,18 +116,23 @@ class Payload:
         surplus = 0
         while data := self._stream.read(_CHUNK):
             surplus += len(data)
-        if isinstance(self._stream, io.BufferedReader) and isinstance(self._stream.raw, _Inflating) and not self._stream.raw.ended:
-            raise EOFError
         return surplus
 
+    @property
+    def rubbish(self) -> int:
+        """Bytes found behind a complete gzip or zlib stream that do not belong to it; 0 before its end was reached."""
+        return self._inflating.rubbish if self._inflating is not None else 0
+
+    def refuse_if_too_short(self, length: int) -> None:
+        """Raises E_TRUNCATED where the file's size shows that `length` more bytes cannot be there. Reads nothing."""
+        wanted, most = self.position + length, self.bytes_on_disk * (1 if self.compression == "none" else _DEFLATE_LIMIT)
+        if self.compression in ("none", "gzip", "zlib") and wanted > most:
+            raise truncated(self.path, wanted=wanted, got=f"{'' if self.compression == 'none' else 'at most '}{most}")
+
     def _refuse_impossible(self, length: int) -> None:
+        self.refuse_if_too_short(length)
         wanted = self.position + length
-        if self.compression == "none":
-            if wanted > self.bytes_on_disk:
-                raise truncated(self.path, wanted=wanted, got=self.bytes_on_disk)
-        elif self.compression != "bzip2" and wanted > _DEFLATE_LIMIT * self.bytes_on_disk:
-            raise truncated(self.path, wanted=wanted, got=f"at most {_DEFLATE_LIMIT * self.bytes_on_disk}")
-        elif self.compression == "gzip" and wanted > self._stated_length():
+        if self.compression == "gzip" and wanted > self._stated_length():
             self._refuse_if_shorter(wanted)
 
     def _stated_length(self) -> int:
@@ -143,31 +155,48 @@ class Payload:
 
 
 class _Inflating(io.RawIOBase):
-    """A zlib stream as a raw file, so that large reads land in the caller's buffer chunk by chunk."""
+    """A zlib stream, or the members of a gzip file one after the other, as a raw file; every checksum is verified.
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._inflater = isal_zlib.decompressobj()
+    Zeros behind the last gzip member are padding; whatever else follows there, `rubbish` counts.
+    """
 
-    @property
-    def ended(self) -> bool:
-        """Whether the checksum was reached and found right."""
-        return bool(self._inflater.eof)
+    def __init__(self, file: IO[bytes], compression: Compression) -> None:
+        self._file, self._compression = file, compression
+        self._inflater = self._new()
+        self._waiting = b""
+        self.rubbish = 0
+
+    def _new(self) -> Any:
+        return isal_zlib.decompressobj(wbits=_WINDOW_BITS[self._compression])
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        while not self._inflater.eof:
-            waiting = self._inflater.unconsumed_tail
-            source = waiting or self._file.read(_CHUNK)
+        while not self._inflater.eof or self._next_member():
+            source = self._waiting or self._file.read(_INFLATED_AT_ONCE)
             data = self._inflater.decompress(source, len(buffer))
+            self._waiting = self._inflater.unused_data if self._inflater.eof else self._inflater.unconsumed_tail
             if data:
                 buffer[: len(data)] = data
                 return len(data)
             if not source:
                 raise EOFError
         return 0
+
+    def _next_member(self) -> bool:
+        """Goes on to the next gzip member; False at the end of the stream, or where something else follows."""
+        rest = self._waiting.lstrip(b"\0")
+        while not rest and (more := self._file.read(_INFLATED_AT_ONCE)):
+            rest = more.lstrip(b"\0")
+        if self._compression == "gzip" and rest.startswith(GZIP_MAGIC[:1]):
+            self._waiting, self._inflater = rest, self._new()
+            return True
+        self.rubbish += len(rest)
+        while rest := self._file.read(_CHUNK):
+            self.rubbish += len(rest)
+        self._waiting = b""
+        return False
 
 
 @contextlib.contextmanager
@@ -176,6 +205,7 @@ def open_payload(path: Path, *, start: int = 0, compression: Compression | None 
 
     Raises ReadError: E_MISSING, E_READ, E_PATH, E_TRUNCATED, E_CORRUPT.
     """
+    refuse_special(path)
     with reading(path), open(path, "rb") as file:
         if compression is None:
             file.seek(start)

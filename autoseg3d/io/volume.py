@@ -14,8 +14,8 @@ from autoseg3d.io.mgh import looks_like_mgh, open_mgh
 from autoseg3d.io.nifti import header_file, open_nifti
 from autoseg3d.io.nifti_forms import GeometryChoice
 from autoseg3d.io.nifti_header import looks_like_nifti
-from autoseg3d.io.nrrd import open_nrrd
-from autoseg3d.io.payload import Payload, head, is_gzip, reading
+from autoseg3d.io.nrrd import looks_like_nrrd, open_nrrd
+from autoseg3d.io.payload import Payload, head, is_gzip, reading, refuse_special
 from autoseg3d.io.voxels import Layout, Nonfinite, Volume, load_numbers, to_image, to_labels
 
 SUPPORTED = (
@@ -77,6 +77,7 @@ def count_channels(path: Path | str, *, geometry: GeometryChoice = "auto") -> in
 
 
 def _holds_dicom(path: Path) -> bool:
+    refuse_special(path)
     with reading(path):
         return path.is_dir() or is_dicom(path)
 
@@ -96,7 +97,7 @@ def _open_by_content(path: Path, geometry: GeometryChoice) -> contextlib.Abstrac
         return open_nifti(path, geometry=geometry)
     if looks_like_mgh(start):
         return open_mgh(path)
-    if start.startswith(b"NRRD000") and not is_gzip(path):
+    if looks_like_nrrd(start) and not is_gzip(path):
         return open_nrrd(path, geometry=geometry)
     if looks_like_metaimage(start) and not is_gzip(path):
         return open_metaimage(path, geometry=geometry)

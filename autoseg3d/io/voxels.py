@@ -83,7 +83,9 @@ def load_numbers(payload: Payload, layout: Layout) -> tuple[np.ndarray, tuple[st
             got=f"{layout.num_bytes + surplus}",
             remedy="Export the file again; sizes or type in the header are wrong",
         )
-    notes = (f"{surplus} bytes after the last voxel were ignored",) if surplus else ()
+    notes: tuple[str, ...] = (f"{surplus} bytes after the last voxel were ignored",) if surplus else ()
+    if payload.rubbish:
+        notes += (f"{payload.rubbish} bytes after the compressed data were ignored",)
     numbers = raw.view(layout.dtype)
     if layout.interleaved and layout.channels > 1:
         return np.moveaxis(numbers.reshape(*layout.geometry.shape, layout.channels), -1, 0), notes
@@ -131,7 +133,7 @@ def _settle_nonfinite(channel: np.ndarray, *, path: Path, nonfinite: Nonfinite) 
             remedy="Replace them by a sensible value, for instance that of air, or leave the case out",
         )
     channel[bad] = channel[~bad].min()
-    return f"{count} voxels that were NaN or infinite took the smallest finite value"
+    return f"NaN or infinite voxels took the smallest finite value: {count}"
 
 
 def to_labels(numbers: np.ndarray, layout: Layout, *, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:

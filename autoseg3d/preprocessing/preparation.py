@@ -17,6 +17,7 @@ from autoseg3d.io.case_files import CaseFiles
 from autoseg3d.io.dataset import Dataset
 from autoseg3d.io.load import load_case
 from autoseg3d.io.nifti_forms import GeometryChoice
+from autoseg3d.io.parts import stamps
 from autoseg3d.io.volume import read_geometry
 from autoseg3d.ops.resampling import resampled_shape
 from autoseg3d.preprocessing.case_file import CaseRecord, open_case, read_record, write_case
@@ -120,7 +121,7 @@ def _chosen(dataset: Dataset, case_ids: Sequence[str] | None) -> list[CaseFiles]
 def _source(case: CaseFiles) -> Source:
     """The stamps of all raw files of a case. Raises OSError where one is missing."""
     paths = [*case.images, *([case.label] if case.label is not None else [])]
-    return tuple(stamp for path in paths for stamp in files.stamps(path))
+    return tuple(stamp for path in paths for stamp in stamps(path))
 
 
 def _intact(cases: Sequence[CaseFiles], target: Path) -> dict[str, CaseRecord]:

@@ -105,7 +105,7 @@ def test_nonfinite_voxels_are_refused_in_training_and_replaced_in_prediction(mak
     assert _code(files) == "E_NONFINITE"
     loaded = load_case(files, labels=None)
     assert loaded.case.image[0, 1, 2, 3] == np.nanmin(image)
-    assert loaded.notes == ("a.nii: 1 voxels that were NaN or infinite took the smallest finite value",)
+    assert loaded.notes == ("a.nii: NaN or infinite voxels took the smallest finite value: 1",)
     files = CaseFiles("a", (make_nifti("a.nii", image, AFFINE), make_nifti("b.nii", IMAGE, AFFINE)))
     assert len(load_case(files, labels=None).notes) == 2
 

@@ -132,6 +132,7 @@ def test_truncation_and_damage(tmp_path: Path, volume: np.ndarray) -> None:
         ({"space_directions": "(2000,0,0) (0,2,0) (0,0,3)"}, "E_SPACING"),
         ({"space_units": '"m" "m" "m"'}, "E_UNIT"),
         ({"line_skip": "3"}, "E_HEADER"),
+        ({"line_skip": "many"}, "E_HEADER"),
         ({"byte_skip": "-2"}, "E_HEADER"),
         ({"data_file": "LIST"}, "E_HEADER"),
         ({"drop": ("space",)}, "E_NO_ORIENT"),
@@ -149,3 +150,6 @@ def test_spacings_without_orientation_can_be_assumed(tmp_path: Path, volume: np.
     read = read_volume(path, geometry="pixdim")
     assert read.geometry.orientation == "LPS"
     assert "no orientation" in read.notes[0]
+    for spacings in ("2 2", "2 2 wide", "2 2 3 4"):
+        path = nrrd(tmp_path / "a.nrrd", volume, drop=("space", "space directions", "space origin"), spacings=spacings)
+        assert _code(path, geometry="pixdim") in ("E_HEADER", "E_DIM")

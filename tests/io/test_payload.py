@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+import os
 import random
 import zlib
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from autoseg3d.errors import ReadError
+from autoseg3d.io import read_geometry, read_volume
 from autoseg3d.io.payload import head, open_payload
 
 BYTES = random.Random(1).randbytes(40_000) + b"anatomy " * 20_000
@@ -117,3 +119,35 @@ def test_head_does_not_care_about_the_rest(tmp_path: Path) -> None:
     path = tmp_path / "x.gz"
     path.write_bytes(PACKED["gzip"][:-100])
     assert head(path, 100) == BYTES[:100]
+
+
+@pytest.mark.parametrize("rubbish", [b"x", b"\n<html>", b"\x1f-2", bytes(100) + b"late", b"m" * 3_000_000])
+def test_rubbish_behind_a_whole_gzip_file_is_counted(tmp_path: Path, rubbish: bytes) -> None:
+    path = tmp_path / "x.gz"
+    path.write_bytes(PACKED["gzip"] + rubbish)
+    if rubbish.startswith(b"\x1f"):  # may be the beginning of another member
+        with pytest.raises(ReadError):
+            _read(path)
+        return
+    with open_payload(path) as payload:
+        assert payload.array(len(BYTES)).tobytes() == BYTES
+        assert (payload.finish(), payload.rubbish) == (0, len(rubbish.lstrip(b"\0")))
+
+
+@pytest.mark.parametrize("place", range(1, 9))
+def test_rubbish_does_not_hide_a_wrong_checksum(tmp_path: Path, place: int) -> None:
+    packed = bytearray(PACKED["gzip"])
+    packed[-place] ^= 1
+    (tmp_path / "x.gz").write_bytes(bytes(packed) + b"rubbish")
+    with pytest.raises(ReadError) as caught:
+        _read(tmp_path / "x.gz")
+    assert caught.value.code in ("E_CORRUPT", "E_TRUNCATED")  # the last four bytes are the length
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in the file system")
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.nii")
+    for read in (read_volume, read_geometry):
+        with pytest.raises(ReadError) as caught:
+            read(tmp_path / "pipe.nii")
+        assert caught.value.code == "E_FORMAT"
