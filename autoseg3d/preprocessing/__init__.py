@@ -3,7 +3,19 @@
 from autoseg3d.preprocessing.locations import class_locations
 from autoseg3d.preprocessing.preparation import cache_key, clean, prepare
 from autoseg3d.preprocessing.recipe import Recipe, recipe
-from autoseg3d.preprocessing.store import CaseStore
-from autoseg3d.preprocessing.working_case import WorkingCase, preprocess
+from autoseg3d.preprocessing.store import CaseStore, overlap
+from autoseg3d.preprocessing.working_case import WorkingCase, preprocess, working_labels
 
-__all__ = ["CaseStore", "Recipe", "WorkingCase", "cache_key", "class_locations", "clean", "prepare", "preprocess", "recipe"]
+__all__ = [
+    "CaseStore",
+    "Recipe",
+    "WorkingCase",
+    "cache_key",
+    "class_locations",
+    "clean",
+    "overlap",
+    "prepare",
+    "preprocess",
+    "recipe",
+    "working_labels",
+]

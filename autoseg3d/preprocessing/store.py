@@ -72,7 +72,7 @@ class CaseStore:
         opened = self._open(case_id)
         image = np.zeros((len(opened.image), *shape), dtype=np.float32)
         labels = np.full(shape, -1, dtype=np.int16)
-        source, target = _overlap(start, shape, opened.labels.shape)
+        source, target = overlap(start, shape, opened.labels.shape)
         widen(opened.image[source], image[target])
         labels[target] = opened.labels[source]
         return image, labels
@@ -98,7 +98,7 @@ def case_path(folder: Path, case_id: str) -> Path:
     return folder / f"{case_id}.safetensors"
 
 
-def _overlap(start: Triple, shape: Triple, whole: tuple[int, ...]) -> tuple[Index, Index]:
+def overlap(start: Triple, shape: Triple, whole: tuple[int, ...]) -> tuple[Index, Index]:
     """Where a box lies inside an array, and where that part lies inside the box; empty slices where they do not meet."""
     source: list[slice] = []
     target: list[slice] = []

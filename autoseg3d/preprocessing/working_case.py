@@ -45,7 +45,7 @@ def preprocess(case: Case, plan: Plan, configuration: str) -> WorkingCase:
     """
     chosen = plan.configurations[configuration]
     _check_channels(case, plan)
-    placement = _place(case, plan, chosen)
+    placement = place_case(case, plan, chosen)
     image = np.array(placement.crop(case.image), dtype=np.float32, order="C")
     labels = None if case.labels is None else _value_indices(placement.crop(case.labels), plan.labels, case.id)
     inside = _mark_outside(image, labels, needed=any(chosen.use_mask_for_norm))
@@ -63,6 +63,16 @@ def preprocess(case: Case, plan: Plan, configuration: str) -> WorkingCase:
     return WorkingCase(case.id, image, labels, placement, class_locations(labels, plan.labels))
 
 
+def working_labels(label_map: np.ndarray, placement: Placement, plan: Plan, configuration: str) -> np.ndarray:
+    """A label map (Z, Y, X) on the scan's own grid, brought onto a case's working grid: (Z, Y, X) int16 value indices.
+
+    Raises ValueError for values that the plan's table does not know.
+    """
+    indices = np.ascontiguousarray(plan.labels.value_indices(placement.crop(label_map)))
+    target = _target_spacing(placement.spacing_mm, plan.configurations[configuration])
+    return resize_labels(indices, placement.working_shape, separate=separate_axis(placement.spacing_mm, target))
+
+
 def _check_channels(case: Case, plan: Plan) -> None:
     if len(case.image) != len(plan.channel_names):
         raise DataError(
@@ -74,7 +84,7 @@ def _check_channels(case: Case, plan: Plan) -> None:
         )
 
 
-def _place(case: Case, plan: Plan, configuration: Configuration) -> Placement:
+def place_case(case: Case, plan: Plan, configuration: Configuration) -> Placement:
     """Where the working array will lie in the scan."""
     axes, flips = turn_for_plan(case.geometry, plan)
     start, shape = _turned_box(nonzero_box(case.image), case.geometry.shape, axes, flips)
