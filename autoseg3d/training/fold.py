@@ -27,17 +27,20 @@ from autoseg3d.prediction import Predictor
 from autoseg3d.prediction.predictor import Prepared
 from autoseg3d.preprocessing import CaseStore, prepare
 from autoseg3d.run import RunFolder
-from autoseg3d.training.folder import FoldFolder, check_identity, continued_recipe
+from autoseg3d.sliding_window import OneHot
+from autoseg3d.training.cascade import CascadeStore, held_out_predictions, with_previous_stage
+from autoseg3d.training.folder import FoldFolder, check_identity, continued_recipe, fold_folder
 from autoseg3d.training.interruption import Interruption
 from autoseg3d.training.options import Chosen, FoldResult, TrainOptions, recipe
 from autoseg3d.training.session import Session, Watch
-from autoseg3d.training.splits import FULL, Split, read_splits
+from autoseg3d.training.splits import FULL, Split, Splits, read_splits
 from autoseg3d.training.state import Environment, Identity, Progress, State, forget_older
 from autoseg3d.training.validation import HeldOut, mean_dice, predict_cases, score_cases
 from autoseg3d.workers import worker_count
 from planners.plan import Plan, TrainingPlan
 
 Report = Callable[[str, int, int], None]
+Store = CaseStore | CascadeStore
 
 # Where the smoothed pseudo-Dice ended this far below its best, the run went astray and the best weights are taken.
 _ASTRAY = 0.02
@@ -78,18 +81,16 @@ def train_fold(
     options, watch = options or TrainOptions(), watch or _nobody
     if configuration not in plan.configurations:
         raise UsageError("the plan has no such configuration", wanted=", ".join(plan.configurations), got=configuration)
-    if plan.configurations[configuration].previous_stage is not None:
-        raise UsageError("cascades cannot be trained yet", field="configuration", got=configuration, remedy="Train 3d_fullres or 3d_lowres")
     splits = read_splits(run / "splits.json")
     split = splits.fold(fold, [case.id for case in dataset.cases])
-    folder = FoldFolder(run / "folds" / configuration / f"fold_{fold}")
+    folder = fold_folder(run, configuration, fold)
     with lock(folder.path), Interruption() as interruption:
         if (result := folder.finished(options)) is not None:
             watch({"event": "done", "message": f"Fold {fold} of {configuration} is finished already"})
             return result
         state = folder.enter(options)
         training = recipe(plan.training, options) if state is None else continued_recipe(state.record.training, options)
-        fitting = _Fitting(RunFolder(run), dataset, plan, configuration, fold, splits.cases, split, options, folder, watch, progress)
+        fitting = _Fitting(RunFolder(run), dataset, plan, configuration, fold, splits, split, options, folder, watch, progress)
         return fitting.train(training, state, interruption)
 
 
@@ -102,7 +103,7 @@ class _Fitting:
     plan: Plan
     configuration: str
     fold: str
-    cases: tuple[str, ...]
+    splits: Splits
     split: Split
     options: TrainOptions
     folder: FoldFolder
@@ -143,23 +144,31 @@ class _Fitting:
         chosen = choose_weights(session.progress, training, full=self.fold == FULL)
         return self._finish(session, chosen, session.engine.weights(chosen), store)
 
-    def _prepare(self) -> CaseStore:
-        """All usable cases, so that every fold finds the same ones prepared."""
-        return prepare(
+    def _prepare(self) -> Store:
+        """All usable cases, so that every fold finds the same ones prepared; a cascade's with the stage before it."""
+        stage, wanted = self.plan.configurations[self.configuration].previous_stage, self.split.train + self.split.validation
+        if stage is not None:
+            held_out_predictions(self.run, stage, self.splits, wanted)  # said before hours of preparing
+        workers = worker_count(self.options.workers)
+        store = prepare(
             self.dataset,
             self.plan,
             self.configuration,
             self.run.cache,
-            case_ids=self.cases,
-            workers=worker_count(self.options.workers),
+            case_ids=self.splits.cases,
+            workers=workers,
             geometry=self._geometry_choice(),
             progress=self.progress,
         )
+        if stage is None:
+            return store
+        place = (self.run, self.plan, self.configuration, self.splits, store)
+        return with_previous_stage(*place, cases=wanted, workers=workers, progress=self.progress)
 
     def _geometry_choice(self) -> GeometryChoice:
         return cast(GeometryChoice, self.run.record().geometry)
 
-    def _finish(self, session: Session, chosen: Chosen, weights: dict[str, Tensor], store: CaseStore) -> FoldResult:
+    def _finish(self, session: Session, chosen: Chosen, weights: dict[str, Tensor], store: Store) -> FoldResult:
         p, digest = session.progress, _weights_digest(weights)
         scores, agreement = self._validate(session, weights, digest, store)
         dice, mean = mean_dice(scores, self.plan.labels) if scores is not None else ({}, None)
@@ -193,14 +202,16 @@ class _Fitting:
             scores["bf16_agreement"] = agreement
         add_fold(self.run.model, configuration=self.configuration, fold=self.fold, weights=weights, scores=scores)
 
-    def _validate(self, session: Session, weights: dict[str, Tensor], digest: str, store: CaseStore) -> tuple[Scores | None, float | None]:
+    def _validate(self, session: Session, weights: dict[str, Tensor], digest: str, store: Store) -> tuple[Scores | None, float | None]:
         """Scores of the held-out cases, and the share of foreground on which bfloat16 agreed with float32."""
         if not self.split.validation or not self.options.validate_cases:
             return None, None
         chosen = self.plan.configurations[self.configuration]
         network = build(chosen.network, self.plan.in_channels(self.configuration), self.plan.labels.num_classes)
         network.load_state_dict(weights)
-        predictor = Predictor(self.plan, self.configuration, [network.eval()], device=session.device, precision=self.options.precision)
+        # The stage before has spoken for these cases already, so the predictor need not have it.
+        alone = self.plan.model_copy(update={"configurations": {self.configuration: chosen.model_copy(update={"previous_stage": None})}})
+        predictor = Predictor(alone, self.configuration, [network.eval()], device=session.device, precision=self.options.precision)
         agreements: list[float] = []
         cases = [self._held_out(case, predictor, store, agreements) for case in self.split.validation]
         failed = predict_cases(cases, self.folder.validation, weights_sha256=digest, progress=self.progress)
@@ -210,16 +221,22 @@ class _Fitting:
             self.watch({"event": "alarm", "message": f"Held-out case {failure.case} could not be scored: {failure.message}"})
         return scores, statistics.fmean(agreements) if agreements else None
 
-    def _held_out(self, case_id: str, predictor: Predictor, store: CaseStore, agreements: list[float]) -> HeldOut:
+    def _held_out(self, case_id: str, predictor: Predictor, store: Store, agreements: list[float]) -> HeldOut:
         def predict() -> tuple[np.ndarray, Geometry]:
-            predicted = predictor.run(Prepared(store.working_case(case_id)))
+            predicted = predictor.run(self._prepared(case_id, store))
             if predicted.agreement is not None:
                 agreements.append(predicted.agreement)
             return predicted.labels, store.placement(case_id).native
 
         return HeldOut(files=store.raw_files(case_id), choice=self._geometry_choice(), predict=predict)
 
-    def _identity(self, store: CaseStore) -> Identity:
+    def _prepared(self, case_id: str, store: Store) -> Prepared:
+        working = store.working_case(case_id)
+        if isinstance(store, CaseStore):
+            return Prepared(working)
+        return Prepared(working, OneHot(torch.from_numpy(store.previous(case_id)), self.plan.labels.class_members))
+
+    def _identity(self, store: Store) -> Identity:
         return Identity(
             configuration=self.configuration,
             fold=self.fold,

@@ -90,12 +90,17 @@ class FoldFolder:
         return state
 
 
-def continued_recipe(stored: TrainingPlan, options: TrainOptions) -> TrainingPlan:
+def fold_folder(run: Path, configuration: str, fold: str) -> FoldFolder:
+    """The folder of a fold in the folder of a run."""
+    return FoldFolder(run / "folds" / configuration / f"fold_{fold}")
+
+
+def continued_recipe(stored: TrainingPlan, options: TrainOptions, *, start_from: str | None = None) -> TrainingPlan:
     """The recipe to go on with: the stored one, or a longer one where the wishes ask for more epochs or more time.
 
     Raises UsageError where the wishes ask for another recipe.
     """
-    wanted = recipe(stored, options)
+    wanted = recipe(stored, options, start_from=start_from)
     if wanted == stored:
         return stored
     length = {"epochs": stored.epochs, "seconds": stored.seconds}
@@ -104,7 +109,7 @@ def continued_recipe(stored: TrainingPlan, options: TrainOptions) -> TrainingPla
     else:
         longer = stored.seconds is None and wanted.seconds is None and wanted.epochs > stored.epochs
     if wanted.model_copy(update=length) != stored or not longer:
-        changed = [name for name in ("epochs", "iterations", "seconds", "seed") if getattr(wanted, name) != getattr(stored, name)]
+        changed = [name for name in TrainingPlan.model_fields if getattr(wanted, name) != getattr(stored, name)]
         was, got = ({name: getattr(training, name) for name in changed} for training in (stored, wanted))
         remedy = "Resume without these options, or begin anew with --restart"
         raise UsageError("a run can be made longer, but not otherwise changed", code="E_CHANGED", wanted=was, got=got, remedy=remedy)

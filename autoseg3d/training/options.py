@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from autoseg3d.errors import UsageError
@@ -13,6 +14,7 @@ from planners.plan import TrainingPlan
 Mode = Literal["fresh", "resume", "restart"]
 Precision = Literal["auto", "fp32", "bf16"]
 Augmentation = Literal["torch", "batchgenerators"]
+Freeze = Literal["none", "encoder"]
 Chosen = Literal["final", "averaged", "best"]
 
 
@@ -32,6 +34,13 @@ class TrainOptions:
     augmentation        "torch" is our own, "batchgenerators" that library's pipeline, as a reference
     seed                instead of the plan's
     validate_cases      whether the held-out cases are predicted and scored at the end
+    learning_rate       the peak, instead of the plan's
+    until_converged     train at a constant rate until more promises nothing; epochs or seconds are then only the limit
+    start_from          a model whose weights training starts from: a package, a run or a .a3d file
+    freeze              what keeps the weights it started with
+    validation_probabilities   also write the held-out cases' probabilities, validation/<case>.npz
+    pictures            draw an example of the current predictions from time to time
+    tensorboard         write event files for TensorBoard
     """
 
     epochs: int | None = None
@@ -46,9 +55,16 @@ class TrainOptions:
     augmentation: Augmentation = "torch"
     seed: int | None = None
     validate_cases: bool = True
+    learning_rate: float | None = None
+    until_converged: bool = False
+    start_from: Path | None = None
+    freeze: Freeze | None = None
+    validation_probabilities: bool = False
+    pictures: bool = True
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "iterations", "seconds", "save_every_seconds", "threads"):
+        for name in ("epochs", "iterations", "seconds", "save_every_seconds", "threads", "learning_rate"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise UsageError("must be more than zero", field=name, got=value)
@@ -56,22 +72,24 @@ class TrainOptions:
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise UsageError("must not be negative", field=name, got=value)
-        for name, kind in (("mode", Mode), ("precision", Precision), ("augmentation", Augmentation)):
+        for name, kind in (("mode", Mode), ("precision", Precision), ("augmentation", Augmentation), ("freeze", Freeze)):
             allowed = get_args(kind)
-            if getattr(self, name) not in allowed:
+            if getattr(self, name) not in allowed and not (name == "freeze" and self.freeze is None):
                 raise UsageError("unknown choice", field=name, wanted=", ".join(allowed), got=getattr(self, name))
 
 
-def recipe(training: TrainingPlan, options: TrainOptions) -> TrainingPlan:
-    """The plan's recipe with the wishes put in.
+def recipe(training: TrainingPlan, options: TrainOptions, *, start_from: str | None = None) -> TrainingPlan:
+    """The plan's recipe with the wishes put in; `start_from` is the SHA-256 of the model that `options` name.
 
     A wish for epochs or iterations alone asks for a run that counts its steps, so it lifts a time budget of the plan.
     """
     seconds = options.seconds
     if seconds is None and options.epochs is None and options.iterations is None:
         seconds = training.seconds
-    wishes = {"epochs": options.epochs, "iterations": options.iterations, "seed": options.seed}
-    update: dict[str, object] = {name: value for name, value in wishes.items() if value is not None}
+    names = ("epochs", "iterations", "seed", "learning_rate", "freeze")
+    wishes: dict[str, object] = {name: getattr(options, name) for name in names}
+    wishes |= {"start_from": start_from, "schedule": "plateau" if options.until_converged else None}
+    update = {name: value for name, value in wishes.items() if value is not None}
     return training.model_copy(update={**update, "seconds": seconds})
 
 
@@ -89,6 +107,9 @@ class FoldResult(Contract):
     attempts    1, or 2 where the fold had to begin again with a lower learning rate
     training    the recipe, wishes put in
     weights_sha256  of the weights that were packaged
+    started_from    the model whose weights it started from, in words
+    forecast_seconds, real_seconds   of training and whole-case validation, as told before the start and as it came; a
+                    fold that was interrupted while it validated counts only the last validation
     """
 
     configuration: str
@@ -104,3 +125,6 @@ class FoldResult(Contract):
     attempts: int
     training: TrainingPlan
     weights_sha256: str
+    started_from: str | None = None
+    forecast_seconds: float | None = None
+    real_seconds: float | None = None

@@ -1,7 +1,6 @@
 """train_fold from files to the model package: scores, resume at every stage, refusals, folds side by side."""
 
 import csv
-import json
 import os
 import signal
 from pathlib import Path
@@ -10,72 +9,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from spheres import SIZE, Spheres
-from spheres import plan as spheres_plan
+from runs import TRAINING, Run, made_run, train
+from spheres import SIZE
 
 from autoseg3d.errors import InterruptedByUserError, LockedError, UsageError
-from autoseg3d.files import lock, sha256, write_text
-from autoseg3d.fingerprinting import survey
-from autoseg3d.geometry import Geometry
-from autoseg3d.io import Dataset, open_dataset, read_volume, write_image, write_labels
+from autoseg3d.files import lock, sha256
+from autoseg3d.io import read_volume, write_image
 from autoseg3d.package import open_package
 from autoseg3d.prediction import Predictor
-from autoseg3d.run import RunFolder, RunRecord
-from autoseg3d.training import TrainOptions, make_splits, train_fold
+from autoseg3d.training import TrainOptions, train_fold
 from autoseg3d.training.fold import choose_weights
 from autoseg3d.training.state import Progress
-from planners.plan import Plan, TrainingPlan
-
-TRAINING = TrainingPlan(
-    epochs=3, iterations=20, validation_iterations=2, optimizer="adamw", learning_rate=4e-3, schedule="cosine", warmup=0.1, ema_decay=0.9
-)
-
-
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten cases of balls as files, in nnU-Net's layout, stored left to right the other way round (LAS)."""
-    folder = tmp_path_factory.mktemp("Dataset001_Spheres")
-    store = Spheres(10)
-    geometry = Geometry.from_affine((SIZE,) * 3, np.diag([-1.0, 1.0, 1.0, 1.0]))
-    for case in store.ids:
-        image, labels = store.read(case, (0, 0, 0), (SIZE,) * 3)
-        write_image(folder / "imagesTr" / f"{case}_0000.nii.gz", image[0] + 10, geometry)
-        write_labels(folder / "labelsTr" / f"{case}.nii.gz", labels, geometry)
-    description = {
-        "channel_names": {"0": "MR"},
-        "labels": {"background": 0, "bright": 1, "dim": 2},
-        "numTraining": 10,
-        "file_ending": ".nii.gz",
-    }
-    write_text(folder / "dataset.json", json.dumps(description))
-    return folder
+from planners.plan import TrainingPlan
 
 
 @pytest.fixture
-def run(raw: Path, tmp_path: Path) -> tuple[Path, Dataset, Plan]:
+def run(raw: Path, tmp_path: Path) -> Run:
     return made_run(raw, tmp_path / "run")
 
 
-def made_run(raw: Path, folder: Path) -> tuple[Path, Dataset, Plan]:
-    dataset = open_dataset(raw)
-    fingerprint = survey(dataset, workers=1, cache_folder=None, exclude=frozenset(), progress=None).fingerprint
-    assert fingerprint is not None
-    plan = spheres_plan(TRAINING)
-    configuration = plan.configurations["3d_fullres"].model_copy(update={"normalization": ("zscore",)})
-    plan = plan.model_copy(update={"configurations": {"3d_fullres": configuration}})
-    record = RunRecord(software_version="0", raw=str(raw), command={})
-    splits = make_splits([case.id for case in dataset.cases])
-    RunFolder(folder).write(record=record, fingerprint=fingerprint, plan=plan, splits_json=splits.to_json(), plan_text="")
-    return folder, dataset, plan
-
-
-def train(run: tuple[Path, Dataset, Plan], fold: str = "0", watch: Any = None, progress: Any = None, **wishes: Any) -> Any:
-    options = TrainOptions(**{"device": "cpu", "precision": "fp32", "workers": 0, **wishes})
-    folder, dataset, plan = run
-    return train_fold(folder, dataset, plan, configuration="3d_fullres", fold=fold, options=options, watch=watch, progress=progress)
-
-
-def test_a_fold_from_files_to_the_package(run: tuple[Path, Dataset, Plan], raw: Path) -> None:
+def test_a_fold_from_files_to_the_package(run: Run, raw: Path) -> None:
     events: list[dict[str, Any]] = []
     result = train(run, watch=events.append)
     assert result.mean_dice > 0.6
@@ -101,7 +54,7 @@ def test_a_fold_from_files_to_the_package(run: tuple[Path, Dataset, Plan], raw: 
     assert "over 2 held-out cases" in said["done"]
 
 
-def test_a_finished_fold_is_left_alone_or_made_longer(run: tuple[Path, Dataset, Plan]) -> None:
+def test_a_finished_fold_is_left_alone_or_made_longer(run: Run) -> None:
     first = train(run, iterations=4, epochs=1)
     manifest = sha256(run[0] / "model" / "manifest.json")
     with pytest.raises(UsageError, match="finished already"):
@@ -116,7 +69,7 @@ def test_a_finished_fold_is_left_alone_or_made_longer(run: tuple[Path, Dataset, 
     assert train(run, mode="restart", iterations=4, epochs=1).weights_sha256 == first.weights_sha256
 
 
-def test_interrupted_while_validating_it_goes_on_there(run: tuple[Path, Dataset, Plan]) -> None:
+def test_interrupted_while_validating_it_goes_on_there(run: Run) -> None:
     def progress(what: str, done: int, total: int) -> None:
         if what.startswith("Validating") and done == 1:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -133,7 +86,7 @@ def test_interrupted_while_validating_it_goes_on_there(run: tuple[Path, Dataset,
     assert not any(event["event"] == "epoch" for event in events)
 
 
-def test_folds_and_a_model_of_all_cases_lie_side_by_side(run: tuple[Path, Dataset, Plan]) -> None:
+def test_folds_and_a_model_of_all_cases_lie_side_by_side(run: Run) -> None:
     train(run, "1", iterations=2, epochs=1)
     full = train(run, "full", iterations=2, epochs=1)
     assert full.mean_dice is None
@@ -160,7 +113,7 @@ def test_changed_data_is_noticed(raw: Path, tmp_path: Path) -> None:
         train(run, mode="resume")
 
 
-def test_what_cannot_be_trained_is_refused(run: tuple[Path, Dataset, Plan]) -> None:
+def test_what_cannot_be_trained_is_refused(run: Run) -> None:
     folder, dataset, plan = run
     with pytest.raises(UsageError, match="no such fold"):
         train(run, "5")
@@ -168,9 +121,6 @@ def test_what_cannot_be_trained_is_refused(run: tuple[Path, Dataset, Plan]) -> N
         train_fold(folder, dataset, plan, configuration="2d", fold="0")
     with lock(folder / "folds" / "3d_fullres" / "fold_0"), pytest.raises(LockedError):
         train(run)
-    cascade = plan.configurations["3d_fullres"].model_copy(update={"previous_stage": "3d_fullres"})
-    with pytest.raises(UsageError, match="cascades"):
-        train((folder, dataset, plan.model_copy(update={"configurations": {"3d_fullres": cascade}})))
 
 
 @pytest.mark.parametrize("wrong", [{"epochs": 0}, {"seconds": -1}, {"mode": "anew"}, {"workers": -1}, {"seconds": float("nan")}])
@@ -189,7 +139,7 @@ def test_which_weights_are_chosen() -> None:
     assert choose_weights(Progress(), sgd, full=False) == "final"
 
 
-def test_the_threads_of_the_caller_are_left_as_they_were(run: tuple[Path, Dataset, Plan]) -> None:
+def test_the_threads_of_the_caller_are_left_as_they_were(run: Run) -> None:
     before = torch.get_num_threads(), torch.get_rng_state()
     train(run, iterations=1, epochs=1, threads=1, validate_cases=False)
     assert torch.get_num_threads() == before[0]
