@@ -127,7 +127,7 @@ def _common_tolerance(pairs: Sequence[_Pair]) -> float | None:
 
 def _score_pair(pair: _Pair, *, labels: LabelTable | None, tolerance_mm: Tolerance, default_mm: float | None) -> tuple[ScoreRow, ...]:
     reference = read_volume(pair.reference, labels=True)
-    prediction = _on_grid_of(reference, read_volume(pair.prediction, labels=True), pair)
+    prediction = on_grid_of(reference, read_volume(pair.prediction, labels=True), case=pair.case, file=pair.prediction)
     labels = labels or table_of_values(int(v) for array in (prediction, reference.array) for v in np.unique(array))
     if labels is None:
         return ()
@@ -145,7 +145,7 @@ def _score_pair(pair: _Pair, *, labels: LabelTable | None, tolerance_mm: Toleran
     )
 
 
-def _on_grid_of(reference: Volume, prediction: Volume, pair: _Pair) -> np.ndarray:
+def on_grid_of(reference: Volume, prediction: Volume, *, case: str, file: Path) -> np.ndarray:
     """The predicted label map in the axis order and directions of the reference. Raises GeometryError for another grid."""
     ours, theirs = prediction.geometry, reference.geometry
     if ours.same_grid(theirs):
@@ -158,7 +158,7 @@ def _on_grid_of(reference: Volume, prediction: Volume, pair: _Pair) -> np.ndarra
         what, code = "prediction and reference lie in different places", "E_ALIGN"
         wanted, got = (f"affine {[[round(v, 4) for v in row] for row in geometry.affine]}" for geometry in (theirs, ours))
     remedy = "Write the prediction on the grid of the scan that the reference was drawn on"
-    raise GeometryError(what, code=code, case=pair.case, file=pair.prediction, wanted=wanted, got=got, remedy=remedy)
+    raise GeometryError(what, code=code, case=case, file=file, wanted=wanted, got=got, remedy=remedy)
 
 
 def _complete(scored: dict[str, tuple[ScoreRow, ...]]) -> list[ScoreRow]:

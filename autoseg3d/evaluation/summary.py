@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field
 
+from autoseg3d.evaluation.bootstrap import SEED, Interval, interval, label_means, resampled_means
 from autoseg3d.evaluation.rows import MEASURES, Count, ScoreRow
 from planners.contract import Contract
-
-Interval = tuple[float, float] | tuple[None, None]
 
 _FOREGROUND = ("dice", "iou", "nsd")
 
@@ -88,7 +87,7 @@ class Summary(Contract):
         raise KeyError(name)
 
 
-def summarise(rows: Sequence[ScoreRow], *, confidence: float = 0.95, resamples: int = 2000, seed: int = 1234) -> Summary:
+def summarise(rows: Sequence[ScoreRow], *, confidence: float = 0.95, resamples: int = 2000, seed: int = SEED) -> Summary:
     """Summarises rows over cases.
 
     The intervals of the means are percentile bootstrap intervals over cases (Efron 1979): cases are drawn with
@@ -100,16 +99,15 @@ def summarise(rows: Sequence[ScoreRow], *, confidence: float = 0.95, resamples: 
     cases = sorted({row.case for row in rows})
     labels = list(dict.fromkeys((row.label, row.label_name) for row in rows))
     values = _table(rows, cases, labels)
-    means = _resampled_means(values, resamples=resamples, seed=seed)
-    edges = (50 - 50 * confidence, 50 + 50 * confidence)
+    means = resampled_means(values, resamples=resamples, seed=seed)
     summaries = tuple(
-        _label_summary([row for row in rows if row.label_name == name], values[:, i], means[:, i], edges)
+        _label_summary([row for row in rows if row.label_name == name], values[:, i], means[:, i], confidence)
         for i, (_, name) in enumerate(labels)
     )
     return Summary(
         cases=len(cases),
         labels=summaries,
-        foreground={m: _foreground(values[:, :, k], means[:, :, k], edges) for k, m in enumerate(MEASURES) if m in _FOREGROUND},
+        foreground={m: _foreground(values[:, :, k], means[:, :, k], confidence) for k, m in enumerate(MEASURES) if m in _FOREGROUND},
         absent_labels=tuple(s.label_name for s in summaries if not s.measures["dice"].n),
         confidence=confidence,
         resamples=resamples,
@@ -132,24 +130,12 @@ def _table(rows: Sequence[ScoreRow], cases: list[str], labels: list[tuple[int, s
     return table
 
 
-def _resampled_means(values: np.ndarray, *, resamples: int, seed: int) -> np.ndarray:
-    """The mean over finite values in each draw of cases: (draws, label, measure), NaN where a draw has none."""
-    cases = len(values)
-    if not cases:
-        return np.empty((0, *values.shape[1:]))
-    weights = np.random.default_rng(seed).multinomial(cases, [1 / cases] * cases, size=resamples).astype(np.float64)
-    flat = values.reshape(cases, -1)
-    finite = np.isfinite(flat)
-    means = _ratio(weights @ np.where(finite, flat, 0.0), weights @ finite)
-    return means.reshape(resamples, *values.shape[1:])
-
-
-def _label_summary(rows: Sequence[ScoreRow], values: np.ndarray, means: np.ndarray, edges: tuple[float, float]) -> LabelSummary:
+def _label_summary(rows: Sequence[ScoreRow], values: np.ndarray, means: np.ndarray, confidence: float) -> LabelSummary:
     """Of one label's rows, with its values (case, measure) and the means of the draws (draws, measure)."""
     measures = {}
     for k, measure in enumerate(MEASURES):
         cases = int(np.isfinite(values[:, k]).sum())
-        measures[measure] = _measure(values[:, k], _interval(means[:, k], edges, cases))
+        measures[measure] = _measure(values[:, k], interval(means[:, k], confidence=confidence, cases=cases))
     return LabelSummary(
         label=rows[0].label,
         label_name=rows[0].label_name,
@@ -161,7 +147,7 @@ def _label_summary(rows: Sequence[ScoreRow], values: np.ndarray, means: np.ndarr
     )
 
 
-def _measure(values: np.ndarray, interval: Interval) -> MeasureSummary:
+def _measure(values: np.ndarray, bounds: Interval) -> MeasureSummary:
     """Of one measure's values: NaN where undefined, infinite ones counted apart."""
     finite = values[np.isfinite(values)]
     ordered = np.sort(values[~np.isnan(values)])
@@ -175,28 +161,12 @@ def _measure(values: np.ndarray, interval: Interval) -> MeasureSummary:
         std=float(finite.std(ddof=1)) if len(finite) > 1 else None,
         lowest=float(finite.min()) if len(finite) else None,
         highest=float(finite.max()) if len(finite) else None,
-        low=interval[0],
-        high=interval[1],
+        low=bounds[0],
+        high=bounds[1],
     )
 
 
-def _foreground(values: np.ndarray, means: np.ndarray, edges: tuple[float, float]) -> MeasureSummary:
+def _foreground(values: np.ndarray, means: np.ndarray, confidence: float) -> MeasureSummary:
     """The mean of the labels' means of one measure, from values (case, label) and the means of the draws (draws, label)."""
-    finite = np.isfinite(values)
-    label_means = _ratio(np.where(finite, values, 0.0).sum(axis=0), finite.sum(axis=0))
-    drawn = ~np.isnan(means)
-    mean_per_draw = _ratio(np.where(drawn, means, 0.0).sum(axis=1), drawn.sum(axis=1))
-    return _measure(label_means, _interval(mean_per_draw, edges, int(finite.any(axis=1).sum())))
-
-
-def _ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
-    ratio: np.ndarray = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
-    return ratio
-
-
-def _interval(means: np.ndarray, edges: tuple[float, float], cases: int) -> Interval:
-    """The given percentiles of the means of the draws; none for less than two cases."""
-    if cases < 2:
-        return None, None
-    low, high = np.nanpercentile(means, edges)
-    return float(low), float(high)
+    scored = int(np.isfinite(values).any(axis=1).sum())
+    return _measure(label_means(values), interval(label_means(means.T), confidence=confidence, cases=scored))

@@ -57,6 +57,7 @@ class Selection(Contract):
     postprocessing  what is applied to it
     folds           of each configuration, whose held-out cases were looked at
     cases           ids of the cases that all configurations predicted out of fold
+    left_out        ids of held-out cases that some configuration did not predict
     plain           the default configuration without postprocessing
     chosen          the choice on the cases it was made on: too good, since tuned on them
     nested          each part of the cases scored by the choice made on the other parts: the figure to report
@@ -69,6 +70,7 @@ class Selection(Contract):
     postprocessing: Postprocessing
     folds: dict[str, tuple[str, ...]]
     cases: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
     plain: Estimate
     chosen: Estimate
     nested: Estimate
