@@ -10,7 +10,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,dicom,batchgenerators]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,dicom,batchgenerators,onnx,openvino]"
 	touch $@
 
 demo: $(VENV)/installed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from autoseg3d.run import RunFolder
 
 if TYPE_CHECKING:
     from autoseg3d.evaluation import Scores
+    from autoseg3d.export import Exported
     from autoseg3d.prediction import CaseResult, PredictOptions
     from autoseg3d.training.options import FoldResult, TrainOptions
 
@@ -129,3 +130,11 @@ def import_nnunet(source: Path, out: Path, *, checkpoint: str = "final", progres
     from autoseg3d.import_nnunet import import_nnunet as translate
 
     return translate(source, out, checkpoint=checkpoint, progress=progress)
+
+
+def export(model: Path, out: Path, *, format: str, configuration: str | None = None, folds: Sequence[str] | None = None) -> Exported:
+    """Writes a model's network to one file for other programs, run and compared first; see autoseg3d.export.export_network."""
+    from autoseg3d.export import export_network
+    from autoseg3d.package import open_package
+
+    return export_network(open_package(model), out, format=format, configuration=configuration, folds=folds)
