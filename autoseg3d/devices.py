@@ -28,6 +28,12 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
+def device_names(name: str = "auto") -> tuple[str, ...]:
+    """The devices that work may be spread over: every GPU where "auto" or "cuda" leaves the choice, else the one named."""
+    count = torch.cuda.device_count() if name in ("auto", "cuda") and torch.cuda.is_available() else 0
+    return tuple(f"cuda:{i}" for i in range(count)) if count > 1 else (name,)
+
+
 def free_memory_bytes(device: torch.device) -> int:
     """Memory that is free now: of the GPU, or of this machine within the limit of its control group."""
     if device.type == "cuda":
@@ -38,6 +44,13 @@ def free_memory_bytes(device: torch.device) -> int:
         return min(available, int(limit.read_text()) - int(used.read_text()))
     except (OSError, ValueError):
         return available
+
+
+def training_precision(device: torch.device) -> str:
+    """What networks are trained in there: "bf16" where that is native, "fp16" on older CUDA devices, else "fp32"."""
+    if fast_bfloat16(device.type):
+        return "bf16"
+    return "fp16" if device.type == "cuda" else "fp32"
 
 
 @cache

@@ -79,6 +79,7 @@ class PatchSource:
         augment: False gives validation samples: plain crops of the patch's size.
         seed: of the run; training and validation need different ones.
         augmentation: "batchgenerators" runs that library's transforms in place of ours.
+        share: (rank, count): of every batch only each `count`-th sample from `rank` on, where several processes share it.
 
     Raises:
         UsageError: there is no case to draw from, a case is unknown, or the library asked for is not installed.
@@ -94,6 +95,7 @@ class PatchSource:
         augment: bool,
         seed: int,
         augmentation: Augmentation = "torch",
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         if not case_ids:
             raise UsageError("no case to draw patches from", field="case_ids")
@@ -101,7 +103,7 @@ class PatchSource:
             raise UsageError(f"unknown cases: {', '.join(unknown[:5])}", field="case_ids")
         self.store, self.case_ids, self.plan, self.seed = store, tuple(case_ids), plan, seed
         self.configuration: Configuration = plan.configurations[configuration]
-        self.augments = augment
+        self.augments, self._share = augment, share
         self._crop = loader_crop(self.configuration) if augment else self.configuration.patch_size
         self._masks = len(plan.labels.labels) if self.configuration.previous_stage else 0
         self._pipeline = self._reference_pipeline() if augment and augmentation == "batchgenerators" else None
@@ -116,15 +118,16 @@ class PatchSource:
             return self.finish(self.read(epoch, index, forced_foreground=forced_foreground))
 
     def batch(self, epoch: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The batch of one step: images (B, C, *patch_size) and labels (B, *patch_size); see `sample`."""
+        """This share of the batch of one step: images (B, C, *patch_size) and labels (B, *patch_size); see `sample`."""
         pairs = [self.sample(epoch, index, forced_foreground=forced) for index, forced in self.batch_indices(step)]
         return torch.stack([image for image, _ in pairs]), torch.stack([labels for _, labels in pairs])
 
     def batch_indices(self, step: int) -> tuple[tuple[int, bool], ...]:
-        """(index, forced_foreground) of each sample of a step's batch, to hand to several workers."""
+        """(index, forced_foreground) of each sample in this share of a step's batch."""
         size = self.configuration.batch_size
         forced = first_forced(size, self.plan.training.foreground_fraction)
-        return tuple((step * size + j, j >= forced) for j in range(size))
+        rank, count = self._share
+        return tuple((step * size + j, j >= forced) for j in range(rank, size, count))
 
     def read(self, epoch: int, index: int, *, forced_foreground: bool) -> Reading:
         """Draws a sample and reads the voxels it needs; `finish` augments it, on the device its tensors then lie on."""

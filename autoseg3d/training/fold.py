@@ -8,17 +8,17 @@ import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 import autoseg3d
-from autoseg3d.devices import choose_device, fast_bfloat16
+from autoseg3d.devices import choose_device, training_precision
 from autoseg3d.errors import UsageError
 from autoseg3d.evaluation import Scores, write_scores
-from autoseg3d.files import lock
+from autoseg3d.files import lock, read_contract
 from autoseg3d.geometry import Geometry
 from autoseg3d.io import Dataset, GeometryChoice
 from autoseg3d.networks import build
@@ -31,7 +31,8 @@ from autoseg3d.sliding_window import OneHot
 from autoseg3d.training.cascade import CascadeStore, held_out_predictions, with_previous_stage
 from autoseg3d.training.folder import FoldFolder, check_identity, continued_recipe, fold_folder
 from autoseg3d.training.interruption import Interruption
-from autoseg3d.training.options import Chosen, FoldResult, TrainOptions, recipe
+from autoseg3d.training.options import Chosen, FoldResult, Precision, TrainOptions, recipe
+from autoseg3d.training.ranks import Ranks, join, local_device
 from autoseg3d.training.session import Session, Watch
 from autoseg3d.training.splits import FULL, Split, Splits, read_splits
 from autoseg3d.training.state import Environment, Identity, Progress, State, forget_older
@@ -74,24 +75,32 @@ def train_fold(
         UsageError: unknown fold or configuration; training has begun and neither resume nor restart was asked for; the
             plan or the data changed since the saved state.
         LockedError: another process trains this fold.
+        StoppedError: another of the processes that train together has ended.
         InterruptedByUserError: a signal came; the state is saved.
         StorageError, StoppedError: disk or memory ran out; the last saved state is whole.
         ModelError: every saved state is broken; training diverged twice.
     """
-    options, watch = options or TrainOptions(), watch or _nobody
+    ranks = join()
+    options, watch = options or TrainOptions(), (watch if ranks.leads else None) or _nobody
     if configuration not in plan.configurations:
         raise UsageError("the plan has no such configuration", wanted=", ".join(plan.configurations), got=configuration)
     splits = read_splits(run / "splits.json")
     split = splits.fold(fold, [case.id for case in dataset.cases])
     folder = fold_folder(run, configuration, fold)
-    with lock(folder.path), Interruption() as interruption:
-        if (result := folder.finished(options)) is not None:
+    with lock(folder.path) if ranks.leads else contextlib.nullcontext(), Interruption() as interruption:
+        result, state = ranks.leader_first(lambda: _entered(folder, options))
+        if result is not None:
             watch({"event": "done", "message": f"Fold {fold} of {configuration} is finished already"})
             return result
-        state = folder.enter(options)
         training = recipe(plan.training, options) if state is None else continued_recipe(state.record.training, options)
-        fitting = _Fitting(RunFolder(run), dataset, plan, configuration, fold, splits, split, options, folder, watch, progress)
+        fitting = _Fitting(RunFolder(run), dataset, plan, configuration, fold, splits, split, options, folder, watch, progress, ranks)
         return fitting.train(training, state, interruption)
+
+
+def _entered(folder: FoldFolder, options: TrainOptions) -> tuple[FoldResult | None, State | None]:
+    """The result of a fold that is finished, else the state to go on from, if any."""
+    result = folder.finished(options)
+    return result, None if result is not None else folder.enter(options)
 
 
 @dataclass(frozen=True)
@@ -109,22 +118,24 @@ class _Fitting:
     folder: FoldFolder
     watch: Watch
     progress: Report | None
+    ranks: Ranks
 
     def train(self, training: TrainingPlan, state: State | None, interruption: Interruption) -> FoldResult:
         """Prepares, trains, validates, packages; with the threads of the saved state, so that results stay the same."""
-        device = choose_device(self.options.device)
+        device = choose_device(local_device(self.options.device, self.ranks))
         threads = self.options.threads or (state.record.environment.threads if state is not None else torch.get_num_threads())
         with _threads(threads):
-            return self._train(training, state, interruption, _environment(device, self.options, threads), device)
+            return self._train(training, state, interruption, self._environment(device, threads), device)
 
     def _train(
         self, training: TrainingPlan, state: State | None, interruption: Interruption, environment: Environment, device: torch.device
     ) -> FoldResult:
-        store = self._prepare()
+        store = self.ranks.leader_first(self._prepare)
         identity = self._identity(store)
         if state is not None:
             check_identity(state.record.identity, identity, self.folder.path)
-        self.folder.result_file.unlink(missing_ok=True)
+        if self.ranks.leads:
+            self.folder.result_file.unlink(missing_ok=True)
         session = Session(
             folder=self.folder,
             plan=self.plan,
@@ -138,11 +149,15 @@ class _Fitting:
             device=device,
             interruption=interruption,
             watch=self.watch,
+            ranks=self.ranks,
         )
         self._announce(session)
         session.train(state)
         chosen = choose_weights(session.progress, training, full=self.fold == FULL)
-        return self._finish(session, chosen, session.engine.weights(chosen), store)
+        if self.ranks.leads:
+            result = self._finish(session, chosen, session.engine.weights(chosen), store)
+        self.ranks.wait()
+        return result if self.ranks.leads else read_contract(self.folder.result_file, FoldResult)
 
     def _prepare(self) -> Store:
         """All usable cases, so that every fold finds the same ones prepared; a cascade's with the stage before it."""
@@ -158,7 +173,7 @@ class _Fitting:
             case_ids=self.splits.cases,
             workers=workers,
             geometry=self._geometry_choice(),
-            progress=self.progress,
+            progress=self.progress if self.ranks.leads else None,
         )
         if stage is None:
             return store
@@ -211,7 +226,9 @@ class _Fitting:
         network.load_state_dict(weights)
         # The stage before has spoken for these cases already, so the predictor need not have it.
         alone = self.plan.model_copy(update={"configurations": {self.configuration: chosen.model_copy(update={"previous_stage": None})}})
-        predictor = Predictor(alone, self.configuration, [network.eval()], device=session.device, precision=self.options.precision)
+        predictor = Predictor(
+            alone, self.configuration, [network.eval()], device=session.device, precision=_inference(self.options.precision)
+        )
         agreements: list[float] = []
         cases = [self._held_out(case, predictor, store, agreements) for case in self.split.validation]
         failed = predict_cases(cases, self.folder.validation, weights_sha256=digest, progress=self.progress)
@@ -245,12 +262,24 @@ class _Fitting:
             split_hash=self.split.content_hash(),
         )
 
+    def _environment(self, device: torch.device, threads: int) -> Environment:
+        return Environment(
+            version=autoseg3d.__version__,
+            torch=torch.__version__,
+            device=str(device) if device.type == "cpu" else torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            precision=training_precision(device) if self.options.precision == "auto" else self.options.precision,
+            threads=threads,
+            augmentation=self.options.augmentation,
+            processes=self.ranks.count,
+        )
+
     def _announce(self, session: Session) -> None:
         environment = session.environment
         held_out = f"{len(self.split.validation)} held out" if self.split.validation else "none held out"
         message = (
             f"Training fold {self.fold} of {self.configuration}: {len(self.split.train)} cases, {held_out}; "
             f"{environment.device} in {environment.precision}, {environment.threads} threads"
+            + (f", {environment.processes} processes" if environment.processes > 1 else "")
         )
         self.watch({"event": "start", "fold": self.fold, "configuration": self.configuration, "message": message})
 
@@ -267,17 +296,9 @@ def choose_weights(progress: Progress, training: TrainingPlan, *, full: bool) ->
     return "averaged" if training.ema_decay > 0 else "final"
 
 
-def _environment(device: torch.device, options: TrainOptions, threads: int) -> Environment:
-    """What computes: bfloat16 where asked for, or where the device does so natively."""
-    bfloat16 = options.precision == "bf16" or (options.precision == "auto" and fast_bfloat16(device.type))
-    return Environment(
-        version=autoseg3d.__version__,
-        torch=torch.__version__,
-        device=str(device) if device.type == "cpu" else torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        precision="bf16" if bfloat16 else "fp32",
-        threads=threads,
-        augmentation=options.augmentation,
-    )
+def _inference(precision: Precision) -> Literal["auto", "fp32", "bf16"]:
+    """The precision of prediction: float16 is for the gradients of older GPUs, its forward pass alone gains nothing there."""
+    return "auto" if precision == "fp16" else precision
 
 
 @contextlib.contextmanager

@@ -51,10 +51,10 @@ class Batches:
     def __init__(
         self, source: BatchSource, *, per_epoch: int, start: int = 0, workers: int = 0, depth: int = 2, pinned: bool = False
     ) -> None:
-        self._number, self._start, self._pinned = start, start, pinned
+        self._number, self._start = start, start
         lanes = max(1, workers)
         make = functools.partial(_arrays_elsewhere if workers else _arrays, source, per_epoch)
-        self._lanes = [_Lane(make, start + i, step=lanes, depth=depth, own_process=workers > 0) for i in range(lanes)]
+        self._lanes = [_Lane(make, start + i, step=lanes, depth=depth, own_process=workers > 0, pinned=pinned) for i in range(lanes)]
         for lane in self._lanes:
             lane.start()
 
@@ -73,7 +73,7 @@ class Batches:
         if isinstance(item, BaseException):
             raise item
         self._number += 1
-        return (item[0].pin_memory(), item[1].pin_memory()) if self._pinned else item
+        return item
 
     def close(self) -> None:
         """Ends all threads and workers; no batch can be taken any more."""
@@ -92,10 +92,12 @@ class Batches:
 class _Lane(threading.Thread):
     """Prepares every `step`-th batch from `number` on, itself or by a process, and keeps `depth` of them ready."""
 
-    def __init__(self, make: Callable[[int], tuple[np.ndarray, ...]], number: int, *, step: int, depth: int, own_process: bool) -> None:
+    def __init__(
+        self, make: Callable[[int], tuple[np.ndarray, ...]], number: int, *, step: int, depth: int, own_process: bool, pinned: bool
+    ) -> None:
         super().__init__(name="autoseg3d-batches", daemon=True)
         self.ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=depth)
-        self._make, self._number, self._step, self._own_process = make, number, step, own_process
+        self._make, self._number, self._step, self._own_process, self._pinned = make, number, step, own_process, pinned
         self._process: WorkerProcess | None = None
         self._guard = threading.Lock()
         self._stopped = threading.Event()
@@ -106,8 +108,8 @@ class _Lane(threading.Thread):
             while not self._stopped.is_set():
                 arrays = self._from_process(self._number) if self._own_process else self._make(self._number)
                 # A copy lies where torch lays its memory, so that the network's arithmetic sees no difference.
-                images, labels = (torch.from_numpy(array).clone() for array in arrays)
-                self._put((images, labels))
+                images, labels = (torch.from_numpy(array) for array in arrays)
+                self._put((images.pin_memory(), labels.pin_memory()) if self._pinned else (images.clone(), labels.clone()))
                 self._number += self._step
         except BaseException as error:  # whatever it is, the loop must hear of it
             self._put(error)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +22,8 @@ from autoseg3d.training.curves import Curves
 from autoseg3d.training.engine import Engine, Shares, StepResult, pseudo_dice
 from autoseg3d.training.interruption import Interruption
 from autoseg3d.training.loading import Batches
+from autoseg3d.training.memory import halved, out_of_memory
+from autoseg3d.training.ranks import lost_peers
 from autoseg3d.training.schedule import learning_rate, position
 from autoseg3d.training.state import Progress
 from planners.plan import TrainingPlan
@@ -46,7 +49,7 @@ class Loop:
     progress      counters, changed in place
     batches, validation   series of training and validation batches, standing where `progress` does
     save          writes the state, given the states of torch's generators
-    random        reads the states of torch's generators
+    random, set_random   read and put back the states of torch's generators
     """
 
     engine: Engine
@@ -57,11 +60,15 @@ class Loop:
     interruption: Interruption
     save: Callable[[dict[str, Tensor]], None]
     random: Callable[[], dict[str, Tensor]]
+    set_random: Callable[[Mapping[str, Tensor]], None]
     watch: Watch
     log_file: Path
     curves: Curves
     save_every_seconds: float
     _base: float = field(default=0.0, init=False)
+    _now: float = field(default=0.0, init=False)
+    _pending: StepResult | None = field(default=None, init=False)
+    _last_loss: float | None = field(default=None, init=False)
     _saved: float = field(default=0.0, init=False)
     _told: float = field(default=0.0, init=False)
     _epoch_began: float = field(default=0.0, init=False)
@@ -78,7 +85,7 @@ class Loop:
         self._saved, self._epoch_began = time.monotonic(), self._elapsed()
         generators = self.random()
         try:
-            while self._advance():
+            while self._advance_together():
                 generators = self.random()
                 if time.monotonic() - self._saved >= self.save_every_seconds:
                     self._save(generators)
@@ -90,6 +97,19 @@ class Loop:
             raise
         finally:
             self.progress.elapsed = self._elapsed()
+
+    def _advance_together(self) -> bool:
+        """`_advance`, at a time that all processes agree on; StoppedError where another of them has gone."""
+        with lost_peers() if self.engine.ranks.count > 1 else contextlib.nullcontext():
+            self._agree_on_time()
+            return self._advance()
+
+    def _agree_on_time(self) -> None:
+        """Counted runs go by their steps, of which all processes have the same number anyway."""
+        if self.training.seconds is None:
+            self._now = self._elapsed()
+        else:
+            self._now, self._validation_seconds = self.engine.ranks.leaders(self._elapsed(), self._validation_seconds)
 
     def _advance(self) -> bool:
         """One step, or the end of an epoch; False where the run is over."""
@@ -112,43 +132,69 @@ class Loop:
             return position(self.training, step=p.step, elapsed=0.0)
         # A second attempt fits its schedule to the time that is left.
         left = self.training.model_copy(update={"seconds": max(self.training.seconds - p.attempt_start, 1e-3)})
-        return position(left, step=p.step, elapsed=self._elapsed() - p.attempt_start)
+        return position(left, step=p.step, elapsed=self._now - p.attempt_start)
 
     def _over(self) -> bool:
         if self.training.seconds is None:
             return self.progress.step >= self.training.epochs * self.training.iterations
         # The step after this and the last validation shall still fit.
         ahead = 0.5 * self.progress.step_seconds + (self._validation_seconds if self.progress.step_in_epoch else 0.0)
-        return self._position() >= 1 or self._elapsed() + ahead >= self.training.seconds
+        return self._position() >= 1 or self._now + ahead >= self.training.seconds
 
     def _step(self) -> None:
         p, now = self.progress, time.perf_counter()
         images, labels = self.batches.next(self.interruption.check)
         self.engine.shares.add("waiting", now)
         rate = learning_rate(self.training, self._position(), factor=RESTART_FACTOR ** (p.attempt - 1))
-        result = self.engine.step(images, labels, rate=rate, averaged=p.averaged)
+        result = self._train(images, labels, rate)
         if p.step_in_epoch == 0:
             p.first_rate = rate
         p.step += 1
         p.step_in_epoch += 1
         self._epoch_steps += 1
-        self._count(result)
-        self._tell_step(result.loss)
+        # A GPU is still at it: what became of this step is asked for when the next one has been handed over.
+        if self.engine.device.type == "cuda":
+            self._settle()
+        self._pending = result
+        if self.engine.device.type != "cuda":
+            self._settle()
+        self._tell_step(self._last_loss)
         if reason := dead(p, []):
             raise DeadFoldError(reason)
 
-    def _count(self, result: StepResult) -> None:
-        p = self.progress
-        if result.loss is None or result.gradient_norm is None:
+    def _train(self, images: Tensor, labels: Tensor, rate: float) -> StepResult:
+        """One step. Where memory runs out, the batch is worked on in smaller parts from then on."""
+        generators = self.random()
+        while True:
+            try:
+                return self.engine.step(images, labels, rate=rate, steps=self.progress.step)
+            except (MemoryError, RuntimeError) as error:
+                # Several processes cannot go back alone: the others wait for this one's gradients.
+                if not out_of_memory(error) or self.engine.part == 1 or self.engine.ranks.count > 1:
+                    raise
+            # Outside of the except clause, so that the tensors of the failed step are gone.
+            self.engine.optimizer.zero_grad(set_to_none=True)
+            self.set_random(generators)
+            self.progress.part = self.engine.part = halved(self.engine.part)
+            message = f"Memory ran out: batches are worked on in parts of {self.engine.part}, results stay"
+            self.watch({"event": "alarm", "message": message})
+
+    def _settle(self) -> None:
+        """Counts the step whose result is still out."""
+        p, result, self._pending = self.progress, self._pending, None
+        if result is None:
+            return
+        self._last_loss, norm = result.loss, result.gradient_norm
+        if self._last_loss is not None and norm is not None:
+            p.loss_sum += self._last_loss
+            p.norm_sum += norm
+            p.counted += 1
+            p.bad_in_a_row = 0
+            return
+        p.bad_in_a_row += 1
+        if not result.rescaled:
             p.skipped += 1
             p.total_skipped += 1
-            p.bad_in_a_row += 1
-        else:
-            p.loss_sum += result.loss
-            p.norm_sum += result.gradient_norm
-            p.counted += 1
-            p.averaged += 1
-            p.bad_in_a_row = 0
 
     def _tell_step(self, loss: float | None) -> None:
         if time.monotonic() - self._told < _SECONDS_BETWEEN_STEP_EVENTS:
@@ -165,10 +211,12 @@ class Loop:
 
     def _end_epoch(self) -> None:
         """Validates, logs and warns. Nothing changes before the validation is done, so that it may be interrupted."""
+        self._settle()
         p, now = self.progress, time.perf_counter()
         trained = self._elapsed() - self._epoch_began
         validation_loss, dice = self._validate()
         self._validation_seconds = self.engine.shares.add("validation", now) - now
+        self._agree_on_time()
         scored = [value for value in dice.values() if value is not None]
         mean = statistics.fmean(scored) if scored else None
         best = self._follow(mean)
@@ -186,6 +234,7 @@ class Loop:
             "learning_rate": p.first_rate,
             "gradient_norm": p.norm_sum / p.counted if p.counted else None,
             "skipped": p.skipped,
+            "part": self.engine.part,
         }
         attempt = [*(past for past in p.log if past["attempt"] == p.attempt), record]
         record["alarms"] = new_alarms(attempt)
@@ -202,8 +251,9 @@ class Loop:
         p.step_in_epoch, p.loss_sum, p.norm_sum, p.counted, p.skipped = 0, 0.0, 0.0, 0, 0
         self._epoch_began, self._epoch_steps = self._elapsed(), 0
         self.engine.shares = Shares()
-        log.append(self.log_file, record)
-        self.curves.update(p.log)
+        if self.engine.ranks.leads:
+            log.append(self.log_file, record)
+            self.curves.update(p.log)
         self.watch({"event": "epoch", **record, "eta_seconds": self._eta()})
         for message in record["alarms"]:
             self.watch({"event": "alarm", "message": f"Epoch {record['epoch']}: {message}"})
@@ -213,13 +263,10 @@ class Loop:
         labels = self.engine.labels
         if not self.progress.validation_iterations:
             return None, {label.name: None for label in labels.labels}
-        losses, counts = [], torch.zeros(len(labels.labels), 3, dtype=torch.float64)
-        for _ in range(self.progress.validation_iterations):
-            loss, found = self.engine.evaluate(*self.validation.next(self.interruption.check))
-            losses.append(loss)
-            counts += found
-        mean = statistics.fmean(losses)
-        return (mean if mean - mean == 0 else None), pseudo_dice(counts, labels)
+        series = range(self.progress.validation_iterations)
+        losses, counts = zip(*(self.engine.evaluate(*self.validation.next(self.interruption.check)) for _ in series), strict=True)
+        mean = statistics.fmean(float(loss) for loss in losses)
+        return (mean if mean - mean == 0 else None), pseudo_dice(torch.stack(counts).sum(0).cpu(), labels)
 
     def _follow(self, mean: float | None) -> bool:
         """Moves the average of the pseudo-Dice and keeps the weights where it has never been higher."""
@@ -245,6 +292,7 @@ class Loop:
         }
 
     def _save(self, generators: dict[str, Tensor]) -> None:
+        self._settle()
         self.progress.elapsed = self._elapsed()
         self.save(generators)
         self._saved = time.monotonic()

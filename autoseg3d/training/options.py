@@ -12,7 +12,7 @@ from planners.contract import Contract
 from planners.plan import TrainingPlan
 
 Mode = Literal["fresh", "resume", "restart"]
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Augmentation = Literal["torch", "batchgenerators"]
 Freeze = Literal["none", "encoder"]
 Chosen = Literal["final", "averaged", "best"]
@@ -26,7 +26,7 @@ class TrainOptions:
     iterations          steps per epoch
     seconds             wall-clock time of the training loop, online validation included; the schedule is fitted to it
     device              "auto", "cpu", "cuda", "cuda:1", "mps"
-    precision           "auto" computes in bfloat16 where the device does so natively
+    precision           "auto" computes in bfloat16 where the device does so natively, in float16 on older CUDA devices
     save_every_seconds  time between two saved states
     mode                "fresh" refuses a fold that was begun, "resume" continues it, "restart" throws it away
     workers             processes that prepare batches ahead; 0 uses a thread of this process

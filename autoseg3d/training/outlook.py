@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from autoseg3d.errors import StoppedError, StorageError, UsageError
+from autoseg3d.errors import StorageError, UsageError
 from autoseg3d.patches import CaseReader
 from autoseg3d.sliding_window import window_starts
 from autoseg3d.training.engine import Engine
@@ -89,7 +88,7 @@ def try_step(engine: Engine, training: Batch, validation: Batch) -> Trial:
         seconds = min(_timed(engine, training) for _ in range(3 if seconds < _SHORT_STEP_SECONDS else 1))
     engine.evaluate(*validation)
     start = time.perf_counter()
-    engine.evaluate(*validation)
+    float(engine.evaluate(*validation)[0])  # waits for the device
     evaluated = time.perf_counter() - start
     engine.optimizer.zero_grad(set_to_none=True)
     torch.set_rng_state(generators)
@@ -100,7 +99,7 @@ def try_step(engine: Engine, training: Batch, validation: Batch) -> Trial:
 
 def _timed(engine: Engine, batch: Batch) -> float:
     start = time.perf_counter()
-    engine.gradients(*batch)
+    float(engine.gradients(*batch))  # waits for the device
     return time.perf_counter() - start
 
 
@@ -147,18 +146,6 @@ def check_disk(folder: Path, needed: int) -> None:
         raise StorageError(
             "too little free space for the saved states of this run", file=folder, code="E_DISK_FULL", wanted=wanted, got=got
         )
-
-
-@contextlib.contextmanager
-def memory_errors() -> Iterator[None]:
-    """Turns the several ways in which memory runs out into a StoppedError that says what to do."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if type(error) is RuntimeError and "can't allocate memory" not in str(error):
-            raise
-        remedy = "Close other programs, or plan again with a smaller --memory, then --resume or --restart"
-        raise StoppedError("memory ran out while training", code="E_MEMORY", remedy=remedy) from error
 
 
 def describe(seconds: float) -> str:

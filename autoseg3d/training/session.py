@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,10 +21,12 @@ from autoseg3d.training.curves import Curves
 from autoseg3d.training.engine import Engine
 from autoseg3d.training.folder import FoldFolder, environment_notes
 from autoseg3d.training.interruption import Interruption
-from autoseg3d.training.loading import Batches
+from autoseg3d.training.loading import Batch, Batches
 from autoseg3d.training.loop import RESTART_FACTOR, DeadFoldError, Loop
+from autoseg3d.training.memory import fitting_part, halved, memory_errors, out_of_memory
 from autoseg3d.training.options import TrainOptions
-from autoseg3d.training.outlook import check_disk, check_time, count_windows, describe, look_ahead, memory_errors, try_step
+from autoseg3d.training.outlook import Trial, check_disk, check_time, count_windows, describe, look_ahead, try_step
+from autoseg3d.training.ranks import Ranks
 from autoseg3d.training.splits import Split
 from autoseg3d.training.state import Environment, Identity, Progress, State, StateRecord, save_state
 from planners.epochs import epoch_length
@@ -41,6 +43,7 @@ class Session:
 
     identity      what a saved state must belong to
     environment   what computes
+    ranks         the processes that train together, this one among them
     training      the recipe, wishes put in
     """
 
@@ -56,6 +59,7 @@ class Session:
     device: torch.device
     interruption: Interruption
     watch: Watch
+    ranks: Ranks = field(default_factory=Ranks)
     engine: Engine = field(init=False)
     progress: Progress = field(init=False)
     _began: float = field(default=0.0, init=False)
@@ -100,10 +104,12 @@ class Session:
     def _begin(self, progress: Progress) -> None:
         seed = self.training.seed + progress.attempt - 1
         torch.manual_seed(seed)
-        self.progress, self.engine = progress, self._new_engine(seed)
+        self.progress = progress
+        self.engine = self._new_engine(seed)
         if not progress.iterations:
             self._measure()
-        log.rewrite(self.folder.log, progress.log)
+        if self.ranks.leads:
+            log.rewrite(self.folder.log, progress.log)
         self._save("training", random_state(self.device))
 
     def _take_up(self, state: State) -> None:
@@ -112,17 +118,20 @@ class Session:
         self.progress = Progress.model_validate(state.record.progress)
         self.engine = self._new_engine(self.training.seed + self.progress.attempt - 1)
         self.engine.restore(state.tensors)
-        torch.set_rng_state(state.tensors["rng.cpu"])
-        if self.device.type == "cuda" and "rng.cuda" in state.tensors:
-            torch.cuda.set_rng_state(state.tensors["rng.cuda"], self.device)
-        # Epochs after the saved state are run again, so their lines go.
-        log.rewrite(self.folder.log, self.progress.log)
+        set_random_state(state.tensors, self.device)
+        if self.ranks.leads:
+            # Epochs after the saved state are run again, so their lines go.
+            log.rewrite(self.folder.log, self.progress.log)
         done = f"{self.progress.step} steps, {describe(self.progress.elapsed)} of training"
         self._tell("note", f"Going on from the saved state: {done}")
 
     def _new_engine(self, seed: int) -> Engine:
-        bfloat16 = self.environment.precision == "bf16"
-        engine = Engine(self.plan, self.configuration, self.training, device=self.device, bfloat16=bfloat16, seed=seed)
+        precision, ranks = self.environment.precision, self.ranks
+        engine = Engine(self.plan, self.configuration, self.training, device=self.device, precision=precision, seed=seed, ranks=ranks)
+        # Several processes may have another share each; a part never is more than the share.
+        engine.part = min(self.progress.part or engine.share, engine.share)
+        if self.device.type == "cuda":
+            return engine  # steps are short there, and hooks would keep the network from being compiled
         self.interruption.watch(engine.network)
         return engine
 
@@ -131,7 +140,16 @@ class Session:
         seed = 4 * self.training.seed + 2 * (self.progress.attempt - 1) + validation
         cases = self.split.validation if validation and self.split.validation else self.split.train
         augmentation = self.options.augmentation
-        return PatchSource(self.store, cases, self.plan, self.configuration, augment=not validation, seed=seed, augmentation=augmentation)
+        return PatchSource(
+            self.store,
+            cases,
+            self.plan,
+            self.configuration,
+            augment=not validation,
+            seed=seed,
+            augmentation=augmentation,
+            share=(self.ranks.rank, self.ranks.count),
+        )
 
     def _measure(self) -> None:
         """One trial step: whether memory suffices, how long an epoch is, and the forecast."""
@@ -139,10 +157,11 @@ class Session:
         wanted = self.plan.in_channels(self.configuration)
         if batch[0].shape[1] != wanted:
             raise UsageError("the prepared cases have another number of channels", field="channels", wanted=wanted, got=batch[0].shape[1])
-        trial = try_step(self.engine, batch, self._source(validation=True).batch(0, 0))
+        trial = self._try(batch, self._source(validation=True).batch(0, 0))
         measured = {"step_seconds": trial.step_seconds, "validation_seconds": trial.validation_seconds}
         length = epoch_length(self.training, **measured, iterations=self.options.iterations)
         p = self.progress
+        p.part = self.engine.part
         p.iterations, p.validation_iterations, p.step_seconds = length.iterations, length.validation_iterations, trial.step_seconds
         chosen = self.plan.configurations[self.configuration]
         held_out = self.split.validation if self.options.validate_cases else ()
@@ -152,6 +171,30 @@ class Session:
         self.watch({"event": "forecast", **outlook.facts(), "message": outlook.sentence()})
         if warning := check_time(self.training, outlook):
             self._tell("alarm", warning)
+
+    def _try(self, training: Batch, validation: Batch) -> Trial:
+        """The trial step, with a batch in parts where it does not fit into memory at once; all processes agree on its times."""
+        engine = self.engine
+        engine.part = fitting_part(
+            self.plan, self.configuration, self.training, samples=engine.share, device=self.device, dtype=engine.lowered or torch.float32
+        )
+        while True:
+            try:
+                trial = try_step(engine, training, validation)
+                break
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error) or engine.part == 1 or self.ranks.count > 1:
+                    raise
+            # Outside of the except clause, so that the tensors of the failed step are gone.
+            engine.part = halved(engine.part)
+        if engine.compiled is not None and engine.compiled.fault:
+            self._tell("alarm", engine.compiled.fault)
+        if engine.part < engine.share:
+            self._tell(
+                "note", f"{engine.share} patches do not fit into memory at once: they are worked on {engine.part} at a time, results stay"
+            )
+        step, validated = self.ranks.leaders(trial.step_seconds, trial.validation_seconds)
+        return Trial(step, validated, trial.memory_bytes)
 
     def _loop(self) -> None:
         p = self.progress
@@ -171,13 +214,15 @@ class Session:
                 interruption=self.interruption,
                 save=lambda generators: self._save("training", generators),
                 random=lambda: random_state(self.device),
+                set_random=lambda states: set_random_state(states, self.device),
                 watch=self.watch,
                 log_file=self.folder.log,
                 curves=Curves(self.folder.curves, title=f"{self.plan.dataset_name}, {self.configuration}, fold {self.identity.fold}"),
                 save_every_seconds=self.options.save_every_seconds,
             )
             loop.run(began=self._began)
-        loop.curves.draw(p.log)
+        if self.ranks.leads:
+            loop.curves.draw(p.log)
 
     def _workers(self) -> int:
         """Processes that prepare batches: on a CPU a thread does, since the network needs the cores itself."""
@@ -186,6 +231,8 @@ class Session:
         return 0 if self.device.type == "cpu" else min(_MOST_GPU_WORKERS, max(1, (os.cpu_count() or 2) - 1))
 
     def _save(self, phase: str, generators: dict[str, Tensor]) -> None:
+        if not self.ranks.leads:
+            return
         record = StateRecord.model_validate(
             {
                 "phase": phase,
@@ -207,6 +254,13 @@ class Session:
         keeping = keeping_freed_pages() if self.device.type == "cpu" else contextlib.nullcontext()
         with keeping, torch.random.fork_rng(devices=devices), memory_errors():
             yield
+
+
+def set_random_state(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """Puts back what `random_state` gave."""
+    torch.set_rng_state(states["rng.cpu"])
+    if device.type == "cuda" and "rng.cuda" in states:
+        torch.cuda.set_rng_state(states["rng.cuda"], device)
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:

@@ -46,6 +46,7 @@ class Environment(Contract):
     precision: str
     threads: int
     augmentation: str
+    processes: int = 1
 
 
 class Progress(BaseModel):
@@ -59,12 +60,15 @@ class Progress(BaseModel):
     first_rate        learning rate of the first step of the running epoch
     validation_batch  validation batches consumed in this attempt
     iterations, validation_iterations   length of an epoch; 0 until it is known
+    part              samples of a batch that are worked on at once; 0 until it is known
     step_seconds      measured before the first step
+    forecast_seconds  of training and whole-case validation, as told before the first step
     loss_sum, norm_sum, counted         sums over the finite steps of the running epoch
     skipped           steps of the running epoch left out as not finite; total_skipped of the whole run
     bad_in_a_row      consecutive skipped steps
-    averaged          updates of the averaged weights
     ema               moving average of the pseudo-Dice; best_ema its highest value, at best_epoch
+    fall_from, fall_at  step, and share of the limit, from which the rate of a "plateau" run falls; None before it
+    seen              training batches in which each label stood
     log               one record per finished epoch of all attempts
     """
 
@@ -79,6 +83,7 @@ class Progress(BaseModel):
     first_rate: float = 0.0
     validation_batch: int = 0
     iterations: int = 0
+    part: int = 0
     validation_iterations: int = 0
     step_seconds: float = 0.0
     loss_sum: float = 0.0
@@ -87,10 +92,13 @@ class Progress(BaseModel):
     skipped: int = 0
     total_skipped: int = 0
     bad_in_a_row: int = 0
-    averaged: int = 0
     ema: float | None = None
     best_ema: float | None = None
     best_epoch: int | None = None
+    fall_from: int | None = None
+    fall_at: float = 0.0
+    seen: dict[str, int] = Field(default_factory=dict)
+    forecast_seconds: float = 0.0
     log: list[dict[str, Any]] = Field(default_factory=list)
 
 

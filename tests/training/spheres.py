@@ -14,6 +14,7 @@ import torch
 from autoseg3d.training.folder import FoldFolder, check_identity
 from autoseg3d.training.interruption import Interruption
 from autoseg3d.training.options import TrainOptions
+from autoseg3d.training.ranks import Ranks
 from autoseg3d.training.session import Session
 from autoseg3d.training.splits import Split
 from autoseg3d.training.state import Environment, Identity
@@ -76,13 +77,13 @@ def _case(i: int) -> tuple[np.ndarray, np.ndarray]:
     return image.astype(np.float32), labels
 
 
-def plan(training: TrainingPlan = TRAINING, *, deep_supervision: bool = True) -> Plan:
+def plan(training: TrainingPlan = TRAINING, *, deep_supervision: bool = True, patch: int = 16, batch_size: int = 2) -> Plan:
     stages = tuple(Stage(features=f, kernel=(3, 3, 3), stride=(s, s, s), blocks=1) for f, s in ((8, 1), (16, 2), (16, 2)))
     configuration = Configuration(
         spacing_mm=(1.0, 1.0, 1.0),
         median_shape=(20.0, 20.0, 20.0),
-        patch_size=(16, 16, 16),
-        batch_size=2,
+        patch_size=(patch, patch, patch),
+        batch_size=batch_size,
         network=NetworkPlan(architecture="unet", stages=stages, decoder_blocks=(1, 1), deep_supervision=deep_supervision),
         normalization=("none",),
         use_mask_for_norm=(False,),
@@ -111,15 +112,17 @@ def sit(
     store: Any = None,
     full: bool = False,
     recipe: TrainingPlan | None = None,
+    made: Plan | None = None,
+    ranks: Ranks | None = None,
 ) -> Session:
     """One sitting on the spheres, begun or taken up as `options` say; the session as it is at the end.
 
-    `training` is the plan's recipe, `recipe` the one that was asked for in its stead.
+    `training` is the plan's recipe, `recipe` the one that was asked for in its stead; `made` another plan than that of the spheres.
     """
     options = options or TrainOptions(mode="resume")
     where = FoldFolder(folder)
     state = where.enter(options)
-    made = plan(training)
+    made, ranks = made or plan(training), ranks or Ranks()
     ids = tuple(f"case_{i}" for i in range(6))
     identity = Identity(configuration="3d_fullres", fold="0", plan_hash=made.content_hash(), data_hash="d", split_hash="s")
     if state is not None:
@@ -133,11 +136,20 @@ def sit(
             split=Split(train=ids if full else ids[:4], validation=() if full else ids[4:]),
             store=store or Spheres(),
             identity=identity,
-            environment=Environment(version="0", torch=torch.__version__, device="cpu", precision="fp32", threads=1, augmentation="torch"),
+            environment=Environment(
+                version="0",
+                torch=torch.__version__,
+                device="cpu",
+                precision="fp32",
+                threads=1,
+                augmentation="torch",
+                processes=ranks.count,
+            ),
             options=options,
             device=torch.device("cpu"),
             interruption=interruption,
             watch=watch or (lambda event: None),
+            ranks=ranks,
         )
         session.train(state)
     return session

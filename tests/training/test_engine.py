@@ -11,6 +11,7 @@ from autoseg3d.patches import PatchSource
 from autoseg3d.training.curves import draw_curves
 from autoseg3d.training.engine import Engine, pseudo_dice
 from autoseg3d.training.loading import Batch, Batches
+from autoseg3d.training.memory import memory_errors
 from autoseg3d.training.outlook import (
     Outlook,
     Trial,
@@ -19,7 +20,6 @@ from autoseg3d.training.outlook import (
     count_windows,
     describe,
     look_ahead,
-    memory_errors,
     try_step,
 )
 from planners.epochs import EpochLength
@@ -30,8 +30,8 @@ SGD = TrainingPlan(learning_rate=0.1, momentum=0.9, weight_decay=1e-3)
 ADAMW = TrainingPlan(optimizer="adamw", learning_rate=1e-3, weight_decay=1e-2, ema_decay=0.99)
 
 
-def engine(training: TrainingPlan, *, bfloat16: bool = False) -> Engine:
-    return Engine(plan(training), "3d_fullres", training, device=torch.device("cpu"), bfloat16=bfloat16, seed=3)
+def engine(training: TrainingPlan, *, precision: str = "fp32") -> Engine:
+    return Engine(plan(training), "3d_fullres", training, device=torch.device("cpu"), precision=precision, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_a_step_of_sgd_is_nesterovs(batch: Batch) -> None:
     ours.gradients(*batch)
     norm = torch.nn.utils.clip_grad_norm_(ours.network.parameters(), SGD.gradient_clip)
     gradients = [None if p.grad is None else p.grad + SGD.weight_decay * p.detach() for p in ours.network.parameters()]
-    result = ours.step(*batch, rate=0.05, averaged=0)
+    result = ours.step(*batch, rate=0.05, steps=0)
     assert result.gradient_norm == pytest.approx(float(norm), rel=1e-5)
     # First step: the momentum is the gradient, so Nesterov's step is (1 + momentum) times it.
     for was, now, gradient in zip(before, parameters(ours), gradients, strict=True):
@@ -61,7 +61,7 @@ def test_the_gradient_is_clipped_and_its_norm_told_unclipped(batch: Batch) -> No
     tight = SGD.model_copy(update={"gradient_clip": 1e-3, "weight_decay": 0.0, "momentum": 0.0})
     ours = engine(tight)
     before = parameters(ours)
-    result = ours.step(*batch, rate=1.0, averaged=0)
+    result = ours.step(*batch, rate=1.0, steps=0)
     moved = torch.cat([(a - b).flatten() for a, b in zip(before, parameters(ours), strict=True)])
     assert float(moved.norm()) == pytest.approx(1e-3, rel=1e-3)
     assert result.gradient_norm is not None
@@ -70,9 +70,9 @@ def test_the_gradient_is_clipped_and_its_norm_told_unclipped(batch: Batch) -> No
 
 def test_a_step_that_is_not_finite_changes_nothing(batch: Batch) -> None:
     ours = engine(ADAMW)
-    ours.step(*batch, rate=1e-3, averaged=0)
+    ours.step(*batch, rate=1e-3, steps=0)
     before = {name: tensor.clone() for name, tensor in ours.tensors().items()}
-    result = ours.step(batch[0] * float("nan"), batch[1], rate=1e-3, averaged=1)
+    result = ours.step(batch[0] * float("nan"), batch[1], rate=1e-3, steps=1)
     assert result.skipped
     assert all(torch.equal(tensor, ours.tensors()[name]) for name, tensor in before.items())
 
@@ -81,11 +81,11 @@ def test_averaged_weights_follow_fast_first_and_slowly_later(batch: Batch) -> No
     ours = engine(ADAMW)
     assert ours.average is not None
     start = parameters(ours)[0]
-    ours.step(*batch, rate=1e-3, averaged=0)
+    ours.step(*batch, rate=1e-3, steps=0)
     new = parameters(ours)[0]
     average = next(ours.average.parameters())
     torch.testing.assert_close(average, 0.1 * start + 0.9 * new)  # decay (1 + 0) / (10 + 0)
-    ours.step(*batch, rate=1e-3, averaged=10_000)
+    ours.step(*batch, rate=1e-3, steps=10_000)
     torch.testing.assert_close(next(ours.average.parameters()), 0.99 * (0.1 * start + 0.9 * new) + 0.01 * parameters(ours)[0])
     assert ours.evaluated is ours.average
     assert engine(SGD).average is None
@@ -94,12 +94,12 @@ def test_averaged_weights_follow_fast_first_and_slowly_later(batch: Batch) -> No
 @pytest.mark.parametrize("training", [SGD, ADAMW], ids=["sgd", "adamw"])
 def test_an_engine_taken_up_goes_on_bit_for_bit(batch: Batch, training: TrainingPlan) -> None:
     ours = engine(training)
-    ours.step(*batch, rate=1e-3, averaged=0)
+    ours.step(*batch, rate=1e-3, steps=0)
     ours.remember_best()
     other = engine(training)
     other.restore({name: tensor.clone() for name, tensor in ours.tensors().items()})
     for one in (ours, other):
-        one.step(*batch, rate=1e-3, averaged=1)
+        one.step(*batch, rate=1e-3, steps=1)
     mine, theirs = ours.tensors(), other.tensors()
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
@@ -116,8 +116,8 @@ def test_evaluation_leaves_no_trace_and_counts_voxels(batch: Batch) -> None:
 
 
 def test_bfloat16_learns_like_float32(batch: Batch) -> None:
-    exact, reduced = engine(ADAMW), engine(ADAMW, bfloat16=True)
-    losses = [[one.step(*batch, rate=3e-3, averaged=n).loss for n in range(12)] for one in (exact, reduced)]
+    exact, reduced = engine(ADAMW), engine(ADAMW, precision="bf16")
+    losses = [[one.step(*batch, rate=3e-3, steps=n).loss for n in range(12)] for one in (exact, reduced)]
     assert losses[1][0] == pytest.approx(losses[0][0], rel=0.02)
     assert losses[1][-1] == pytest.approx(losses[0][-1], abs=0.1)
     assert losses[0][-1] < losses[0][0] - 0.3  # type: ignore[operator]
