@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations, islice
 
 import numpy as np
@@ -33,7 +34,7 @@ from planners.contract import Triple
 Progress = Callable[[str, int, int], None]
 
 PEAK_WEIGHT = 10.0
-_PIECE_BYTES = 32 * 2**20
+PIECE_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,13 @@ class OneHot:
 class Slab:
     """Finished rows: mean `logits` (K, rows, Y, X) float32 of the rows from `start` on along axis 0.
 
-    The tensor is a view of a buffer that is used again once the next slab is asked for.
+    The tensor is a view of a buffer that is used again once the next slab is asked for. `of_network(i)`, where the
+    networks were asked to be kept apart, gives the logits of one of them in a tensor of its own.
     """
 
     start: int
     logits: Tensor
+    of_network: Callable[[int], Tensor] | None = None
 
 
 def axis_starts(size: int, patch: int, step: float = 0.5) -> tuple[int, ...]:
@@ -121,9 +124,9 @@ def mirror_combinations(axes: Sequence[int]) -> tuple[tuple[int, ...], ...]:
     return tuple(flips for count in range(len(axes) + 1) for flips in combinations(sorted(axes), count))
 
 
-def uses_features(networks: Sequence[nn.Module], num_classes: int) -> bool:
-    """Whether averaging the networks' features takes less room than averaging `num_classes` logits."""
-    return 0 < _feature_channels(networks) < num_classes
+def uses_features(networks: Sequence[nn.Module], num_classes: int, *, apart: bool = False) -> bool:
+    """Whether averaging the networks' features takes less room than averaging `num_classes` logits (of each, if `apart`)."""
+    return 0 < _feature_channels(networks) < num_classes * (len(networks) if apart else 1)
 
 
 def _feature_channels(networks: Sequence[nn.Module]) -> int:
@@ -141,9 +144,16 @@ def _linear_head(network: nn.Module) -> nn.Conv3d | None:
     return layers[0] if len(layers) == 1 and layers[0].kernel_size == (1, 1, 1) else None
 
 
-def slab_bytes(shape: Triple, patch: Triple, networks: Sequence[nn.Module], num_classes: int) -> int:
+def slab_channels(networks: Sequence[nn.Module], num_classes: int, *, apart: bool = False) -> int:
+    """Channels of the slab that `predict_slabs` holds: features or logits, whichever are fewer."""
+    if uses_features(networks, num_classes, apart=apart):
+        return _feature_channels(networks)
+    return num_classes * (len(networks) if apart else 1)
+
+
+def slab_bytes(shape: Triple, patch: Triple, networks: Sequence[nn.Module], num_classes: int, *, apart: bool = False) -> int:
     """Size of the slab that `predict_slabs` holds for a case of this shape."""
-    channels = _feature_channels(networks) if uses_features(networks, num_classes) else num_classes
+    channels = slab_channels(networks, num_classes, apart=apart)
     return 4 * channels * patch[0] * max(shape[1], patch[1]) * max(shape[2], patch[2])
 
 
@@ -155,6 +165,7 @@ def predict_slabs(
     num_classes: int,
     band: tuple[int, int] | None = None,
     previous: OneHot | None = None,
+    apart: bool = False,
     progress: Progress | None = None,
 ) -> Iterator[Slab]:
     """Mean logits of a whole case, streamed along axis 0 as soon as no later window can change them.
@@ -166,6 +177,7 @@ def predict_slabs(
         band: rows [first, last) of axis 1 that are wanted; only windows that touch them are computed and only they
             are held and handed out.
         previous: labels of an earlier stage, appended to the image as one-hot channels.
+        apart: keep what each network says, for `Slab.of_network`; costs room where logits are held.
         progress: told the windows done, after every batch.
 
     Raises ModelError where a network gives NaN or infinity.
@@ -176,17 +188,18 @@ def predict_slabs(
     low: Triple = tuple((m - n) // 2 for m, n in zip(padded, shape, strict=True))  # type: ignore[assignment]
     rows = (first + low[1], last + low[1])
     starts = [s for s in window_starts(padded, options.patch, options.step) if s[1] < rows[1] and s[1] + options.patch[1] > rows[0]]
-    accumulate = _FeatureMean(networks) if uses_features(networks, num_classes) else _LogitMean(networks, num_classes)
+    features = uses_features(networks, num_classes, apart=apart)
+    accumulate = _FeatureMean(networks) if features else _LogitMean(networks, num_classes, apart=apart)
     flips = mirror_combinations(options.mirror_axes)
     slab = _RollingSlab(padded, options, channels=accumulate.channels, rows=rows, scale=1 / (len(flips) * accumulate.averaged))
 
     def finished(until: int) -> Iterator[Slab]:
         """Hands out the rows up to `until` in pieces small enough for the logits of features, then lets go of them."""
         begin, end = max(slab.first, low[0]), min(until, low[0] + shape[0])
-        height = max(1, _PIECE_BYTES // (4 * num_classes * (last - first) * shape[2]))
+        height = max(1, PIECE_BYTES // (4 * num_classes * (last - first) * shape[2]))
         for row in range(begin, end, height):
             held = slab.rows(row, min(row + height, end))[..., low[2] : low[2] + shape[2]]
-            yield Slab(row - low[0], accumulate.logits(held))
+            yield Slab(row - low[0], accumulate.logits(held), partial(accumulate.of_network, held) if apart else None)
         if until < padded[0]:
             slab.advance(until)
 
@@ -221,21 +234,29 @@ def _window(image: Tensor, start: Triple, low: Triple, patch: Triple, previous: 
 
 
 class _LogitMean:
-    """Averages the logits of networks."""
+    """Averages the logits of networks, or, kept `apart`, holds them side by side."""
 
-    def __init__(self, networks: Sequence[nn.Module], num_classes: int) -> None:
-        self._networks = networks
-        self.channels, self.averaged = num_classes, len(networks)
+    def __init__(self, networks: Sequence[nn.Module], num_classes: int, *, apart: bool) -> None:
+        self._networks, self._classes, self._apart = networks, num_classes, apart
+        count = len(networks)
+        self.channels, self.averaged = (num_classes * count, 1) if apart else (num_classes, count)
 
     def forward(self, windows: Tensor) -> Tensor:
-        """(B, K, *patch) sum of the networks' logits."""
+        """(B, channels, *patch) logits of all networks, or their sum."""
+        if self._apart:
+            return torch.cat([network(windows)[0].float() for network in self._networks], dim=1)
         total: Tensor = self._networks[0](windows)[0].float()
         for network in self._networks[1:]:
             total = total + network(windows)[0].float()
         return total
 
     def logits(self, held: Tensor) -> Tensor:
-        return held
+        """(K, rows, Y, X) mean of the networks' logits."""
+        return held.reshape(-1, self._classes, *held.shape[1:]).mean(dim=0) if self._apart else held
+
+    def of_network(self, held: Tensor, index: int) -> Tensor:
+        """(K, rows, Y, X) logits of one network."""
+        return held[index * self._classes : (index + 1) * self._classes]
 
 
 class _FeatureMean:
@@ -248,6 +269,7 @@ class _FeatureMean:
         self.channels, self.averaged = sum(layer.in_channels for layer in layers), 1
         # The mean of all heads is one matrix, (K, channels), and one bias.
         count = len(layers)
+        self._layers = layers
         with torch.no_grad():
             self._weight = torch.cat([layer.weight[:, :, 0, 0, 0].float() for layer in layers], dim=1) / count
             biases = [layer.bias.float() for layer in layers if layer.bias is not None]
@@ -268,6 +290,16 @@ class _FeatureMean:
         result = self._room[:needed].view(len(self._weight), columns.shape[1])
         torch.addmm(self._bias.to(held.device)[:, None], self._weight.to(held.device), columns, out=result)
         return result.view(len(self._weight), *held.shape[1:])
+
+    def of_network(self, held: Tensor, index: int) -> Tensor:
+        """(K, rows, Y, X) logits of one network."""
+        layer, first = self._layers[index], sum(other.in_channels for other in self._layers[:index])
+        with torch.no_grad():
+            weight, part = layer.weight[:, :, 0, 0, 0].float(), held[first : first + layer.in_channels].reshape(layer.in_channels, -1)
+            logits = weight.to(held.device) @ part
+            if layer.bias is not None:
+                logits += layer.bias.float().to(held.device)[:, None]
+        return logits.reshape(-1, *held.shape[1:])
 
 
 @torch.inference_mode()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -118,22 +119,78 @@ def label_slabs(
         on_logits: is given every row's number and its interpolated logits (K, Y', X'); rows are then computed in
             full, which is slower and gives the same labels.
     """
-    paint = np.array((0, *labels.class_paint) if labels.has_regions else labels.class_paint, dtype=out.dtype)
+    paint = paint_table(labels, out.dtype)
+    for row in target_rows(slabs, grid, regions=labels.has_regions):
+        if on_logits is None:
+            best = row.winners()
+        else:
+            logits = row.all_logits()
+            best = winners(logits, regions=labels.has_regions)
+            on_logits(row.index, logits)
+        out[row.index] = np.take(paint, best.cpu().numpy()).reshape(out.shape[1:])
+
+
+def paint_table(labels: LabelTable, dtype: np.dtype) -> np.ndarray:
+    """The label value of every code that `winners` gives."""
+    return np.array((0, *labels.class_paint) if labels.has_regions else labels.class_paint, dtype=dtype)
+
+
+def target_rows(slabs: Iterable[tuple[int, Tensor]], grid: GridMap, *, regions: bool) -> Iterator[TargetRow]:
+    """The rows of the target grid in order, each to be asked before the next; `slabs` as for `label_slabs`."""
     plane: _PlaneMap | None = None
-    for pair, targets in _row_pairs(slabs, grid, regions=labels.has_regions):
+    for pair, targets in _row_pairs(slabs, grid, regions=regions):
         if plane is None:
             plane = _PlaneMap(grid, width=pair.low.shape[2], device=pair.low.device)
-        shared = _Borders(pair, plane) if on_logits is None else None
+        shared = _Shared(pair, plane, regions)
         for target in targets:
-            fraction = float(grid.z.fraction[target])
-            if shared is not None:
-                best = shared.winners(fraction, regions=labels.has_regions)
-            else:
-                logits = plane.interpolate(_between(pair.low, pair.high, fraction))
-                best = winners(logits, regions=labels.has_regions)
-                if on_logits is not None:
-                    on_logits(target, logits)
-            out[target] = np.take(paint, best.cpu().numpy()).reshape(out.shape[1:])
+            yield TargetRow(target, float(grid.z.fraction[target]), shared)
+
+
+@dataclass(frozen=True)
+class TargetRow:
+    """Row `index` of the target grid, `fraction` of the way between two working rows; voxels are numbered y·X' + x."""
+
+    index: int
+    fraction: float
+    _shared: _Shared
+
+    @property
+    def certain(self) -> Tensor:
+        """(Y'·X') int16 the winner where the logits around a voxel leave no doubt, -1 elsewhere."""
+        return self._shared.borders.certain
+
+    def winners(self) -> Tensor:
+        """(Y'·X') int16 winners, see `winners`."""
+        return self._shared.borders.winners(self.fraction, regions=self._shared.regions)
+
+    def all_logits(self) -> Tensor:
+        """(K, Y', X') interpolated logits."""
+        pair = self._shared.pair
+        return self._shared.plane.interpolate(_between(pair.low, pair.high, self.fraction))
+
+    def logits_at(self, voxels: Tensor) -> Tensor:
+        """(K, n) interpolated logits of the voxels with these numbers."""
+        pair = self._shared.pair
+        corners, weights = self._shared.plane.corners(voxels)
+        low, high = pair.low.flatten(1), pair.high.flatten(1)
+        total = low.new_zeros((len(low), len(voxels)))
+        for corner, weight in zip(corners, weights, strict=True):
+            here = low.index_select(1, corner)
+            if pair.high is not pair.low:
+                here = torch.lerp(here, high.index_select(1, corner), self.fraction)
+            total.addcmul_(here, weight)
+        return total
+
+
+class _Shared:
+    """What all target rows between one pair of working rows share; the borders only where they are asked for."""
+
+    def __init__(self, pair: _Pair, plane: _PlaneMap, regions: bool) -> None:
+        self.pair, self.plane, self.regions = pair, plane, regions
+
+    @cached_property
+    def borders(self) -> _Borders:
+        return _Borders(self.pair, self.plane)
 
 
 @dataclass(frozen=True)
@@ -214,8 +271,8 @@ class _Borders:
         code = pair.low_winners
         if pair.high is not pair.low:
             code = torch.where(pair.low_winners == pair.high_winners, pair.low_winners, -1)
-        self._certain = plane.certain(code)
-        self._voxels = torch.nonzero(self._certain < 0).flatten()
+        self.certain = plane.certain(code)
+        self._voxels = torch.nonzero(self.certain < 0).flatten()
         corners, self._weights = plane.corners(self._voxels)
         needed = torch.zeros(code.numel(), dtype=torch.bool, device=code.device)
         needed[corners.flatten()] = True
@@ -227,12 +284,12 @@ class _Borders:
     def winners(self, fraction: float, *, regions: bool) -> Tensor:
         """(Y'·X') int16 winning channels of the target row that lies `fraction` of the way from low to high."""
         if len(self._voxels) == 0:
-            return self._certain
+            return self.certain
         columns = _between(self._low, self._high, fraction)
         logits = columns.index_select(1, self._corners[0]) * self._weights[0]
         for corner, weight in zip(self._corners[1:], self._weights[1:], strict=True):
             logits.addcmul_(columns.index_select(1, corner), weight)
-        return self._certain.index_copy(0, self._voxels, winners(logits, regions=regions))
+        return self.certain.index_copy(0, self._voxels, winners(logits, regions=regions))
 
 
 def _between(low: Tensor, high: Tensor, fraction: float | Tensor) -> Tensor:

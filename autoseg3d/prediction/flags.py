@@ -13,6 +13,7 @@ import numpy as np
 
 from autoseg3d.case import Case, Placement
 from autoseg3d.geometry import Geometry
+from autoseg3d.prediction.findings import LabelFinding, find_labels
 from planners.contract import Contract
 from planners.fingerprint import Fingerprint, LabelObservation
 from planners.plan import Plan
@@ -26,16 +27,40 @@ VOLUME_FACTOR = 2.0
 USUAL_AT_BORDER = 0.1
 # A label present in at least this share of training cases is missed where it is absent.
 USUAL_PRESENCE = 0.95
+# A label's centre may lie this share of the field of view outside of where it lay in training.
+PLACE_SLACK = 0.1
+# Below this mean Dice between folds a label is flagged: networks trained on the same cases see different things.
+LEAST_FOLD_DICE = 0.7
 _SAMPLED_VOXELS = 2 * 2**20
 _FEWEST_VOXELS = 20
 _NETWORK_AXES = ("first", "second", "third")
+_PATIENT_AXES = ("lower to upper", "back to front", "left to right")
+_LOOK = "Open the scan and the label map together and compare"
+_REMEDIES = {
+    "REPAIRED": "Check that the scan looks as it should; export it anew from its source if it does not",
+    "SPACING": "The model has not seen such voxels: compare the outline with the scan slice by slice",
+    "EXTENT": "Check that the scan shows the part of the body that the model was trained on",
+    "ORIENTATION": "Check left and right, front and back; export the scan in the orientation of the training cases",
+    "INTENSITY": "Check that the scan is of the modality and sequence that the model was trained on",
+    "EMPTY": "Check that the scan shows what the model segments",
+    "MISSING": "Look for the label in the scan; draw it by hand if it is there",
+    "VOLUME": _LOOK,
+    "PLACE": "Check that the scan is not mirrored or upside down, and that it shows the usual part of the body",
+    "TOUCHES_EDGE": "Part of it may lie outside of the scan: do not use its volume unchecked",
+    "UNCERTAIN": "The folds of the model disagree here: check the outline of this label",
+}
 
 
 class Flag(Contract):
-    """One reason to check a prediction: a stable code and a sentence."""
+    """One reason to check a prediction: a stable code, a sentence, and what to do."""
 
     code: str
     reason: str
+
+    @property
+    def remedy(self) -> str:
+        """What to do about it."""
+        return _REMEDIES[self.code]
 
 
 @dataclass(frozen=True)
@@ -59,7 +84,14 @@ class Sample:
 
 
 def review(
-    labels: np.ndarray, sample: Sample, placement: Placement, *, plan: Plan, fingerprint: Fingerprint, notes: Sequence[str] = ()
+    labels: np.ndarray,
+    sample: Sample,
+    placement: Placement,
+    *,
+    plan: Plan,
+    fingerprint: Fingerprint,
+    findings: Sequence[LabelFinding] | None = None,
+    notes: Sequence[str] = (),
 ) -> tuple[Flag, ...]:
     """All flags of a predicted case.
 
@@ -67,15 +99,17 @@ def review(
         labels: (Z, Y, X) label values on the grid of the case.
         sample: of the image that was read.
         placement: of the working case.
+        findings: what `find_labels` says of the labels, where that is known already.
         notes: what was repaired while reading, or went another way while predicting.
     """
+    found = find_labels(labels, plan.labels, placement.native) if findings is None else findings
     return (
         *(Flag(code="REPAIRED", reason=note) for note in notes),
         *_spacing(placement, plan, fingerprint),
         *_extent(placement, plan, fingerprint),
         *_orientation(placement.native, plan, fingerprint),
         *_intensities(labels, sample, plan, fingerprint),
-        *_labels(labels, placement.native, plan, fingerprint),
+        *_labels(found, fingerprint),
     )
 
 
@@ -145,35 +179,44 @@ def _against_range(inside: np.ndarray, name: str, channel: int, fingerprint: Fin
     return 0.0, f"{name}: median {value:.4g} inside the labels; in training {known.percentile_00_5:.4g} to {known.percentile_99_5:.4g}"
 
 
-def _labels(labels: np.ndarray, native: Geometry, plan: Plan, fingerprint: Fingerprint) -> Iterator[Flag]:
-    # Plane by plane, since bincount makes 64-bit integers of what it counts.
-    counts = np.zeros(max(plan.labels.allowed_values) + 1, dtype=np.int64)
-    for plane in labels:
-        counts += np.bincount(plane.ravel(), minlength=len(counts))
-    if not counts[1:].any():
+def _labels(findings: Sequence[LabelFinding], fingerprint: Fingerprint) -> Iterator[Flag]:
+    if not any(found.volume_ml for found in findings):
         yield Flag(code="EMPTY", reason="nothing was found")
         return
-    at_border = np.unique(np.concatenate([np.ravel(labels[face]) for face in _FACES]))
-    for label in plan.labels.labels:
-        known = _observations(fingerprint, label.name)
+    for found in findings:
+        known = _observations(fingerprint, found.name)
         present = [o for o in known if o.voxels > 0]
-        volume = int(counts[list(label.values)].sum()) * native.voxel_volume_ml
-        if volume == 0:
+        if found.volume_ml == 0:
             if known and len(present) >= USUAL_PRESENCE * len(known):
-                yield Flag(code="MISSING", reason=f"{label.name} was not found; {len(present)} of {len(known)} training cases have it")
+                yield Flag(code="MISSING", reason=f"{found.name} was not found; {len(present)} of {len(known)} training cases have it")
             continue
-        if present:
-            low, high = min(o.volume_ml for o in present), max(o.volume_ml for o in present)
-            if not low / VOLUME_FACTOR <= volume <= high * VOLUME_FACTOR:
-                yield Flag(code="VOLUME", reason=f"{label.name} has {volume:.4g} mL; in training {low:.4g} to {high:.4g} mL")
-            touching = sum(o.touches_border for o in present)
-            if touching < USUAL_AT_BORDER * len(present) and np.isin(label.values, at_border).any():
-                yield Flag(
-                    code="TOUCHES_EDGE", reason=f"{label.name} touches the edge of the scan; {touching} of {len(present)} training cases do"
-                )
+        yield from _against_training(found, present)
+        if found.fold_dice is not None and found.fold_dice < LEAST_FOLD_DICE:
+            yield Flag(code="UNCERTAIN", reason=f"the folds agree on {found.name} with a mean Dice of only {found.fold_dice:.2f}")
 
 
-_FACES = tuple((slice(None),) * axis + (index,) for axis in range(3) for index in (0, -1))
+def _against_training(found: LabelFinding, present: Sequence[LabelObservation]) -> Iterator[Flag]:
+    """Volume, place and edge of a label against the training cases that have it."""
+    if not present:
+        return
+    low, high = min(o.volume_ml for o in present), max(o.volume_ml for o in present)
+    if not low / VOLUME_FACTOR <= found.volume_ml <= high * VOLUME_FACTOR:
+        yield Flag(code="VOLUME", reason=f"{found.name} has {found.volume_ml:.4g} mL; in training {low:.4g} to {high:.4g} mL")
+    yield from _place(found, [o.centroid for o in present if o.centroid is not None])
+    touching = sum(o.touches_border for o in present)
+    if found.touches_edge and touching < USUAL_AT_BORDER * len(present):
+        reason = f"{found.name} touches the edge of the scan; {touching} of {len(present)} training cases do"
+        yield Flag(code="TOUCHES_EDGE", reason=reason)
+
+
+def _place(found: LabelFinding, centroids: Sequence[tuple[float, float, float]]) -> Iterator[Flag]:
+    if found.centroid is None or not centroids:
+        return
+    for axis, value in enumerate(found.centroid):
+        low, high = min(c[axis] for c in centroids), max(c[axis] for c in centroids)
+        if not low - PLACE_SLACK <= value <= high + PLACE_SLACK:
+            where = f"{value:.0%} of the way from {_PATIENT_AXES[axis]}"
+            yield Flag(code="PLACE", reason=f"the centre of {found.name} lies {where}; in training {low:.0%} to {high:.0%}")
 
 
 def _observations(fingerprint: Fingerprint, name: str) -> list[LabelObservation]:

@@ -2,58 +2,38 @@
 
 from __future__ import annotations
 
+import copy
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autoseg3d.case import Case, Placement
-from autoseg3d.devices import choose_device
+from autoseg3d.case import Case, Placement, place
 from autoseg3d.errors import ModelError, UsageError
+from autoseg3d.geometry import Geometry
 from autoseg3d.networks import build
-from autoseg3d.ops.labelling import GridMap, grid_map, label_slabs, output_dtype
+from autoseg3d.ops.labelling import grid_map
 from autoseg3d.ops.resampling import separate_axis
 from autoseg3d.package import ModelPackage
 from autoseg3d.package.card import scores_of
 from autoseg3d.package.manifest import CROSS_VALIDATION_FOLDS
-from autoseg3d.prediction.precision import DTYPES, Precision, bears_bfloat16, measure_agreement, ready
+from autoseg3d.prediction.attempts import Attempt, attempts_on
+from autoseg3d.prediction.backends import Backend, device_for, ready_networks
+from autoseg3d.prediction.computation import Computation
+from autoseg3d.prediction.precision import DTYPES, Precision, bears_bfloat16, measure_agreement
+from autoseg3d.prediction.running import Prediction, run_members
 from autoseg3d.preprocessing import WorkingCase, preprocess
-from autoseg3d.sliding_window import OneHot, Slab, WindowOptions, mirror_combinations, predict_slabs, slab_bytes, window_starts
+from autoseg3d.sliding_window import OneHot, WindowOptions, mirror_combinations, window_starts
 from planners.plan import Plan
 
 Progress = Callable[[str, int, int], None]
-LogitsSink = Callable[[int, slice, Tensor], None]
 
 SLAB_LIMIT_BYTES = 2 * 2**30
-_GPU_BATCH_VOXELS = 4 * 2**20
-_LARGEST_BATCH = 16
 # A self-test costs about one and a half forward passes, and saves half of each that follows.
 _WORTH_A_TEST = 8
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """A predicted case.
-
-    labels     (Z, Y, X) uint8 or uint16 on the grid of the case
-    precision  "fp32" or "bf16", as it was computed
-    device     where it was computed
-    agreement  what the self-test of bfloat16 on this case gave, None where none was made
-    seconds    wall-clock time of "network" and "export"
-    notes      what went another way than asked for
-    """
-
-    labels: np.ndarray
-    precision: str
-    device: str
-    agreement: float | None
-    seconds: dict[str, float]
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,15 +42,6 @@ class Prepared:
 
     working: WorkingCase
     previous: OneHot | None = None
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One way to compute a case: the device, the windows per batch, and where the slab is held."""
-
-    device: torch.device
-    batch_size: int
-    accumulate_on: torch.device
 
 
 class Predictor:
@@ -88,6 +59,7 @@ class Predictor:
         slab_limit_bytes: bound of the accumulated slab; a larger one is computed in bands along axis 1.
         bf16_agreement: what the self-test of training gave.
         previous: the predictor of the configuration's previous stage, where it has one.
+        backend: what computes the layers; "openvino" only on a CPU, and with its extra installed.
     """
 
     def __init__(
@@ -103,12 +75,13 @@ class Predictor:
         slab_limit_bytes: int = SLAB_LIMIT_BYTES,
         bf16_agreement: float | None = None,
         previous: Predictor | None = None,
+        backend: Backend = "torch",
     ) -> None:
         if not 0 < step <= 1:
             raise UsageError("the step of windows is a share of their size", field="step", wanted="more than 0, at most 1", got=step)
         self.plan, self.name = plan, configuration
         self.configuration = plan.configurations[configuration]
-        self.device = choose_device(device) if isinstance(device, str) else device
+        self.backend, self.device = backend, device_for(backend, device)
         self.precision, self.mirror, self.step = precision, mirror, step
         self.slab_limit_bytes, self.bf16_agreement = slab_limit_bytes, bf16_agreement
         self.previous = previous
@@ -129,6 +102,7 @@ class Predictor:
         mirror: bool = True,
         step: float = 0.5,
         slab_limit_bytes: int = SLAB_LIMIT_BYTES,
+        backend: Backend = "torch",
     ) -> Predictor:
         """The predictor of a package: its default configuration and all folds there are, where none are named.
 
@@ -138,6 +112,7 @@ class Predictor:
         chosen = choose_folds(package, name, folds)
         stage, previous = package.plan.configurations[name].previous_stage, None
         options = {"device": device, "precision": precision, "mirror": mirror, "step": step, "slab_limit_bytes": slab_limit_bytes}
+        options["backend"] = backend
         if stage is not None:
             there = [fold for fold in chosen if fold in package.folds(stage)]
             previous = cls.from_package(package, stage, there or None, **options)  # type: ignore[arg-type]
@@ -173,67 +148,67 @@ class Predictor:
         assert working.labels is not None
         return Prepared(working, OneHot(torch.from_numpy(working.labels), self.plan.labels.class_members))
 
-    def run(self, prepared: Prepared, *, on_logits: LogitsSink | None = None, progress: Progress | None = None) -> Prediction:
-        """Labels of a prepared case on the scan's own grid.
+    def run(self, prepared: Prepared, *, apart: bool = False, progress: Progress | None = None) -> Prediction:
+        """Labels of a prepared case on the scan's own grid; see `run_members`, which does the same for several predictors."""
+        return run_members([self], [prepared], apart=apart, progress=progress)
 
-        `on_logits`, where given, gets every row of the cropped scan: its number along axis 0, the part of axis 1, and
-        the mean logits (classes, Y', X') on the scan's grid (turned and cropped as Placement says).
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """The networks it was made of, one per fold."""
+        return self._networks
 
-        Where the device runs out of memory the case is computed again with one window at a time, then with the slab
-        on the CPU, then wholly on the CPU; labels stay the same up to rounding, and a note says so.
+    def variant(
+        self, *, mirror: bool | None = None, step: float | None = None, folds: int | None = None, slab_limit_bytes: int | None = None
+    ) -> Predictor:
+        """The same predictor with other settings, or only its first `folds` networks; None leaves a setting as it is.
+
+        Weights are shared. In a cascade the previous stage stays as it is.
         """
-        notes: list[str] = []
-        *attempts, last = self._attempts()
-        for attempt in attempts:
-            try:
-                return replace(self._run(prepared, attempt, on_logits, progress), notes=tuple(notes))
-            except torch.OutOfMemoryError as error:
-                notes.append(f"{attempt.device} ran out of memory with {attempt.batch_size} windows at a time: {_first_line(error)}")
-            except torch.AcceleratorError as error:
-                notes.append(f"{attempt.device} failed: {_first_line(error)}")
-                break
-            # Outside the except block, since the traceback keeps what the failed attempt held.
-            if attempt.device.type != "cpu":
-                torch.accelerator.empty_cache()
-        return replace(self._run(prepared, last, on_logits, progress), notes=tuple(notes))
+        other = copy.copy(self)
+        other.mirror = self.mirror if mirror is None else mirror
+        other.step = self.step if step is None else step
+        other.slab_limit_bytes = slab_limit_bytes or self.slab_limit_bytes
+        if folds is not None and folds < len(self._networks):
+            other._networks = self._networks[:folds]
+            other._ready = {key: networks[:folds] for key, networks in self._ready.items()}
+        return other
 
-    def _attempts(self) -> list[Attempt]:
-        cpu = torch.device("cpu")
-        if self.device.type == "cpu":
-            return [Attempt(cpu, 1, cpu)]
-        fitting = _GPU_BATCH_VOXELS // math.prod(self.configuration.patch_size)
-        batch = max(1, min(_LARGEST_BATCH, fitting))
-        return [
-            Attempt(self.device, batch, self.device),
-            Attempt(self.device, 1, self.device),
-            Attempt(self.device, 1, cpu),
-            Attempt(cpu, 1, cpu),
-        ]
+    def middle(self, prepared: Prepared) -> Prepared:
+        """One window in the middle of a prepared case, as a case of its own."""
+        working, patch = prepared.working, self.configuration.patch_size
+        starts = [max(0, (n - p) // 2) for n, p in zip(working.image.shape[1:], patch, strict=True)]
+        z, y, x = (slice(s, s + p) for s, p in zip(starts, patch, strict=True))
+        image = np.ascontiguousarray(working.image[:, z, y, x])
+        shape = (image.shape[1], image.shape[2], image.shape[3])
+        geometry = Geometry.from_affine(shape, np.eye(4))
+        inside = place(
+            geometry, self.plan.model_copy(update={"orientation": "as-stored", "axis_order": (0, 1, 2)}), ((0, 0, 0), shape), shape
+        )
+        previous = None if prepared.previous is None else replace(prepared.previous, labels=prepared.previous.labels[z, y, x])
+        return Prepared(replace(working, image=image, placement=inside), previous)
 
-    def _run(self, prepared: Prepared, attempt: Attempt, on_logits: LogitsSink | None, progress: Progress | None) -> Prediction:
-        working, labels = prepared.working, self.plan.labels
-        image = torch.from_numpy(working.image)
+    def attempts(self) -> list[Attempt]:
+        """Ways to compute a case, to be tried in turn where memory runs out."""
+        return attempts_on(self.device, math.prod(self.configuration.patch_size))
+
+    def computation(self, prepared: Prepared, attempt: Attempt, *, apart: bool = False) -> Computation:
+        """A prepared case, set up to be computed in the way of `attempt`."""
+        placement = prepared.working.placement
+        image = torch.from_numpy(prepared.working.image)
         precision, agreement = self._choose_precision(image, prepared, attempt.device)
-        networks = self._networks_for(precision, attempt.device)
-        placement = working.placement
-        native = np.zeros(placement.native.shape, dtype=output_dtype(labels))
-        cropped = placement.crop(native)
-        grid = grid_map(placement.working_shape, placement.cropped_shape, separate=self._separate(placement))
-        seconds = {"network": 0.0, "export": 0.0}
-        options = self._window_options(attempt)
-        bands = self._bands(grid, placement.working_shape, networks)
-        for i, (start, stop) in enumerate(bands):
-            part, band = grid.band(start, stop)
-            report = _share_of(progress, i, len(bands))
-            slabs = predict_slabs(
-                image, networks, options, num_classes=labels.num_classes, band=band, previous=prepared.previous, progress=report
-            )
-            sink = None if on_logits is None else _band_sink(on_logits, slice(start, stop))
-            begun = time.perf_counter()
-            label_slabs(_timed(slabs, seconds), cropped[:, start:stop], grid=part, labels=labels, on_logits=sink)
-            seconds["export"] += time.perf_counter() - begun
-        seconds["export"] -= seconds["network"]
-        return Prediction(native, precision, str(attempt.device), agreement, seconds)
+        return Computation(
+            image=image,
+            networks=self._networks_for(precision, attempt.device),
+            options=self._window_options(attempt),
+            labels=self.plan.labels,
+            grid=grid_map(placement.working_shape, placement.cropped_shape, separate=self._separate(placement)),
+            placement=placement,
+            precision=precision,
+            slab_limit_bytes=max(1, self.slab_limit_bytes // attempt.frugal),
+            previous=prepared.previous,
+            agreement=agreement,
+            apart=apart and len(self._networks) > 1,
+        )
 
     def _separate(self, placement: Placement) -> int | None:
         """The axis along which logits are not interpolated; slices of a slicewise configuration keep their own spacing."""
@@ -258,14 +233,6 @@ class Predictor:
             return ()
         return tuple(axis for axis in self.plan.mirror_axes if not (self.configuration.slicewise and axis == 0))
 
-    def _bands(self, grid: GridMap, working_shape: tuple[int, int, int], networks: Sequence[nn.Module]) -> list[tuple[int, int]]:
-        """Parts of axis 1 of the cropped scan, so many that the slab of each stays within its limit."""
-        needed = slab_bytes(working_shape, self.configuration.patch_size, networks, self.plan.labels.num_classes)
-        rows = grid.shape[1]
-        count = min(rows, working_shape[1], math.ceil(needed / self.slab_limit_bytes))
-        edges = [round(rows * i / count) for i in range(count + 1)]
-        return list(pairwise(edges))
-
     def _choose_precision(self, image: Tensor, prepared: Prepared, device: torch.device) -> tuple[str, float | None]:
         """The precision to compute in, and the agreement that a self-test gave."""
         if self.precision != "auto":
@@ -273,7 +240,7 @@ class Predictor:
         known = bears_bfloat16(self.bf16_agreement, device)
         if known is not None:
             return "bf16" if known else "fp32", None
-        if prepared.previous is not None or self._forward_passes(image) < _WORTH_A_TEST:
+        if prepared.previous is not None or self.forward_passes(prepared) < _WORTH_A_TEST:
             return "fp32", None
         measured = measure_agreement(
             image,
@@ -286,16 +253,19 @@ class Predictor:
         )
         return "bf16" if measured is not None and bears_bfloat16(measured, device) else "fp32", measured
 
-    def _forward_passes(self, image: Tensor) -> int:
+    def forward_passes(self, prepared: Prepared) -> int:
         """Windows of a case times their mirrored copies."""
-        patch = self.configuration.patch_size
-        padded = (max(image.shape[1], patch[0]), max(image.shape[2], patch[1]), max(image.shape[3], patch[2]))
+        shape, patch = prepared.working.image.shape, self.configuration.patch_size
+        padded = (max(shape[1], patch[0]), max(shape[2], patch[1]), max(shape[3], patch[2]))
         return len(window_starts(padded, patch, self.step)) * len(mirror_combinations(self._mirror_axes()))
 
     def _networks_for(self, precision: str, device: torch.device) -> tuple[nn.Module, ...]:
         key = (precision, device)
         if key not in self._ready:
-            self._ready[key] = ready(self._networks, DTYPES[precision], device)
+            channels, patch = self.plan.in_channels(self.name), self.configuration.patch_size
+            self._ready[key] = ready_networks(
+                self._networks, backend=self.backend, dtype=DTYPES[precision], device=device, channels=channels, patch=patch
+            )
         return self._ready[key]
 
 
@@ -348,29 +318,3 @@ def load_network(package: ModelPackage, configuration: str, fold: str) -> nn.Mod
             remedy="Train the fold again with this plan",
         ) from error
     return network.eval()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _timed(slabs: Iterator[Slab], seconds: dict[str, float]) -> Iterator[tuple[int, Tensor]]:
-    """The slabs, with the time it took to make them added to seconds["network"]."""
-    while True:
-        begun = time.perf_counter()
-        slab = next(slabs, None)
-        seconds["network"] += time.perf_counter() - begun
-        if slab is None:
-            return
-        yield slab.start, slab.logits
-
-
-def _band_sink(on_logits: LogitsSink, part: slice) -> Callable[[int, Tensor], None]:
-    return lambda row, logits: on_logits(row, part, logits)
-
-
-def _share_of(progress: Progress | None, index: int, count: int) -> Progress | None:
-    """Progress of one band as progress of the case, in per mille, since bands differ in their number of windows."""
-    if progress is None or count == 1:
-        return progress
-    return lambda what, done, total: progress(what, round(1000 * (index + done / total) / count), 1000)

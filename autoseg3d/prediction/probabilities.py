@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from autoseg3d import files
 from autoseg3d.case import Placement
+from autoseg3d.errors import StorageError
 from planners.labels import LabelTable
 
 KEY = "probabilities"
@@ -22,28 +24,24 @@ _MAPPED_BYTES = 256 * 2**20
 _HEADER_BYTES = 128  # of an .npy file with a short shape
 
 
-class ProbabilityMap:
-    """A (K, Z, Y, X) float32 array in a file, filled row by row from logits; background 1 outside the crop.
+class StreamedMap:
+    """A (channels, Z, Y, X) float32 array in a file on the scan's own grid, filled row by row; 0 outside of the crop."""
 
-    Channels are those of the network: background and labels (softmax), or regions (sigmoid, all 0 outside the crop).
-    """
-
-    def __init__(self, path: Path, placement: Placement, labels: LabelTable) -> None:
-        self._path, self._placement, self._regions = path, placement, labels.has_regions
+    def __init__(self, path: Path, placement: Placement, channels: int) -> None:
+        self._path, self._placement = path, placement
         self._written = 0
-        shape = (labels.num_classes, *placement.native.shape)
-        self._array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        self._array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(channels, *placement.native.shape))
         _allocate(path)
-        if not self._regions:
-            for plane in self._array[0]:
-                plane[...] = 1
-                self._count(plane.nbytes)
 
-    def write(self, row: int, part: slice, logits: Tensor) -> None:
-        """The probabilities of row `row` of axis 0 and part of axis 1 of the cropped scan, from its logits (K, Y', X')."""
-        values = torch.sigmoid(logits) if self._regions else torch.softmax(logits, dim=0)
+    def write(self, row: int, part: slice, values: Tensor) -> None:
+        """Values (channels, Y', X') of row `row` of axis 0 and part of axis 1 of the cropped scan."""
         self._placement.crop(self._array)[:, row, part] = values.cpu().numpy()
         self._count(values.nbytes)
+
+    @property
+    def array(self) -> np.ndarray:
+        """(channels, Z, Y, X) float32, mapped from the file."""
+        return self._array
 
     def close(self) -> None:
         """Writes everything to the file and lets go of it."""
@@ -59,24 +57,66 @@ class ProbabilityMap:
             self._written = 0
 
 
+class ProbabilityMap(StreamedMap):
+    """Probabilities of the network's channels; background 1 outside of the crop.
+
+    Channels are background and labels (softmax), or regions (sigmoid, all 0 outside of the crop).
+    """
+
+    def __init__(self, path: Path, placement: Placement, labels: LabelTable) -> None:
+        super().__init__(path, placement, labels.num_classes)
+        if not labels.has_regions:
+            for plane in self._array[0]:
+                plane[...] = 1
+                self._count(plane.nbytes)
+
+
 @contextlib.contextmanager
 def probability_file(path: Path, placement: Placement, labels: LabelTable) -> Iterator[ProbabilityMap]:
     """A ProbabilityMap that becomes `path` (.npz, key "probabilities") when the block ends well.
 
     An uncompressed copy lies beside it meanwhile. Raises StorageError where the disk is full.
     """
-    with files.storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=".npy", dir=path.parent)
-        os.close(handle)
-        try:
-            probabilities = ProbabilityMap(Path(name), placement, labels)
-            yield probabilities
-            probabilities.close()
-            with files.replacing(path) as temporary:
-                _compress(Path(name), temporary)
-        finally:
-            os.unlink(name)
+    with files.storage_errors(path), temporary_array(path.parent) as name:
+        probabilities = ProbabilityMap(name, placement, labels)
+        yield probabilities
+        probabilities.close()
+        with files.replacing(path) as temporary:
+            _compress(name, temporary)
+
+
+@contextlib.contextmanager
+def spilling(folder: Path, placement: Placement, labels: LabelTable) -> Iterator[ProbabilityMap]:
+    """A ProbabilityMap in a temporary file in `folder`, named .tmp-*, that is gone when the block ends.
+
+    Raises StorageError (E_DISK_FULL) before anything is written where the disk has no room for it.
+    """
+    needed = 4 * labels.num_classes * math.prod(placement.native.shape)
+    with files.storage_errors(folder), temporary_array(folder) as name:
+        free = shutil.disk_usage(folder).free
+        if needed > free:
+            raise StorageError(
+                "not enough space for the probabilities of a model whose slices run along another axis",
+                code="E_DISK_FULL",
+                wanted=f"{needed / 2**30:.1f} GiB",
+                got=f"{free / 2**30:.1f} GiB free",
+                remedy="Free some space, choose another output folder, or predict with these models one by one",
+            )
+        probabilities = ProbabilityMap(name, placement, labels)
+        yield probabilities
+        del probabilities
+
+
+@contextlib.contextmanager
+def temporary_array(folder: Path) -> Iterator[Path]:
+    """The path of an empty file in `folder`, named .tmp-*.npy, that is gone when the block ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=".npy", dir=folder)
+    os.close(handle)
+    try:
+        yield Path(name)
+    finally:
+        os.unlink(name)
 
 
 def _allocate(path: Path) -> None:

@@ -26,12 +26,15 @@ from autoseg3d import files
 from autoseg3d.errors import Autoseg3dError, ReadError
 from autoseg3d.geometry import Geometry
 from autoseg3d.io import CaseFiles
+from autoseg3d.io.parts import parts
+from autoseg3d.prediction.attempts import out_of_memory
+from autoseg3d.prediction.findings import LabelFinding
 from autoseg3d.prediction.flags import Flag
 from planners.contract import Contract, readable_json
+from planners.labels import LabelTable
 
 RESULTS_JSON, RESULTS_CSV = "results.json", "results.csv"
 Status = Literal["done", "review", "failed"]
-_DETACHED = {".hdr", ".img", ".mhd", ".nhdr", ".raw", ".zraw"}
 
 
 class OutputFile(Contract):
@@ -63,9 +66,13 @@ class CaseRecord(Contract):
 
     key         hash of inputs, model and options; equal keys make equal outputs
     inputs      name and SHA-256 of every input file
-    options     all options after defaults
-    seconds     wall-clock time of each step
-    peak_bytes  largest memory of the process so far, the batch's earlier cases included
+    models      one per member of an ensemble, averaged with equal weights
+    options     all options after defaults; `choices` what was decided for this scan by memory or time
+    labels      what the values of the label map mean; `channel_names` of the scan's images (both absent in older records)
+    findings    volume, place and edge of every label, and how far folds agree where that was asked for
+    seconds     wall-clock time of each step; reading may have run beside the networks of the case before
+    peak_bytes  largest memory of the process while it worked on this case (since its start where the system cannot tell);
+                `forecast_bytes` what was expected, on a CPU
     """
 
     schema_version: Literal[1] = 1
@@ -76,9 +83,13 @@ class CaseRecord(Contract):
     notes: tuple[str, ...]
     inputs: dict[str, str]
     grid: dict[str, Any]
-    model: ModelRecord
+    models: tuple[ModelRecord, ...]
     options: dict[str, Any]
+    choices: tuple[str, ...] = ()
     class_order: tuple[str, ...]
+    labels: LabelTable | None = None
+    channel_names: tuple[str, ...] = ()
+    findings: tuple[LabelFinding, ...] = ()
     outputs: tuple[OutputFile, ...]
     precision: str
     device: str
@@ -88,6 +99,7 @@ class CaseRecord(Contract):
     ended_utc: str
     seconds: dict[str, float]
     peak_bytes: int = Field(ge=0)
+    forecast_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +123,13 @@ class CaseResult:
     reused: bool = False
 
     @property
+    def remedies(self) -> tuple[str, ...]:
+        """What to do: about the failure, or about each kind of flag."""
+        if self.status == "failed":
+            return (self.remedy,) if self.remedy else ()
+        return tuple(dict.fromkeys(flag.remedy for flag in self.flags))
+
+    @property
     def reasons(self) -> tuple[str, ...]:
         """Why a person should look: the failure, or one sentence per flag."""
         if self.status == "failed":
@@ -125,7 +144,7 @@ class CaseResult:
             "code": self.code,
             "cause": self.cause,
             "remedy": self.remedy,
-            "flags": [flag.model_dump() for flag in self.flags],
+            "flags": [{**flag.model_dump(), "remedy": flag.remedy} for flag in self.flags],
             "output": self.output.name if self.output else None,
             "seconds": round(self.seconds, 3),
             "reused": self.reused,
@@ -136,9 +155,9 @@ def failure(case: str, error: Exception, seconds: float) -> CaseResult:
     """The result of a case that raised `error`, expected or not."""
     if isinstance(error, Autoseg3dError):
         return CaseResult(case, "failed", code=error.code, cause=_one_line(str(error)), remedy=error.remedy, seconds=seconds)
-    out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-    code = "E_MEMORY" if out_of_memory else "E_INTERNAL"
-    remedy = "Close other programs or use a machine with more memory" if out_of_memory else "Please report this with the scan's shape"
+    exhausted = out_of_memory(error)
+    code = "E_MEMORY" if exhausted else "E_INTERNAL"
+    remedy = "Close other programs or use a machine with more memory" if exhausted else "Please report this with the scan's shape"
     return CaseResult(case, "failed", code=code, cause=_one_line(f"{type(error).__name__}: {error}"), remedy=remedy, seconds=seconds)
 
 
@@ -154,9 +173,11 @@ def write_results(out: Path, results: Sequence[CaseResult], *, total: int) -> No
     summary = {"schema_version": 1, "software_version": autoseg3d.__version__, "total": total, **counts, "cases": rows}
     files.write_text(out / RESULTS_JSON, readable_json(summary))
     table = io.StringIO()
-    writer = csv.DictWriter(table, ["case", "status", "code", "reasons", "output", "seconds", "reused"], extrasaction="ignore")
+    columns = ["case", "status", "code", "reasons", "what_to_do", "output", "seconds", "reused"]
+    writer = csv.DictWriter(table, columns, extrasaction="ignore")
     writer.writeheader()
-    writer.writerows({**result.as_row(), "reasons": "; ".join(result.reasons)} for result in results)
+    for result in results:
+        writer.writerow({**result.as_row(), "reasons": "; ".join(result.reasons), "what_to_do": "; ".join(result.remedies)})
     files.write_text(out / RESULTS_CSV, table.getvalue())
 
 
@@ -165,29 +186,20 @@ def hash_inputs(scan: CaseFiles) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in scan.images:
         try:
-            parts = {
-                part.name if part.name not in found else f"{part.parent.name}/{part.name}": files.sha256(part) for part in _parts(path)
+            hashes = {
+                part.name if part.name not in found else f"{part.parent.name}/{part.name}": files.sha256(part) for part in parts(path)
             }
         except OSError as error:
             raise ReadError(
                 f"cannot be read: {error.strerror}", file=path, case=scan.id, code="E_MISSING", remedy="Check the path"
             ) from error
-        found |= parts
+        found |= hashes
     return found
 
 
-def _parts(path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(part for part in path.rglob("*") if part.is_file())
-    stem = path.name.split(".")[0]
-    if not _DETACHED.intersection(suffix.lower() for suffix in path.suffixes):
-        return [path]
-    return sorted(part for part in path.parent.iterdir() if part.name.split(".")[0] == stem and part.is_file())
-
-
-def key_of(inputs: dict[str, str], model: str, options: dict[str, Any]) -> str:
+def key_of(inputs: dict[str, str], models: Sequence[str], options: dict[str, Any]) -> str:
     """Hash of all that an output depends on."""
-    content = readable_json({"inputs": dict(sorted(inputs.items())), "model": model, "options": options})
+    content = readable_json({"inputs": dict(sorted(inputs.items())), "models": list(models), "options": options})
     return hashlib.sha256(content.encode()).hexdigest()
 
 

@@ -93,10 +93,10 @@ def test_the_record_says_how_it_came_to_be(scans: Path, model: Path, tmp_path: P
     package = open_package(model)
     assert record.inputs == {"scan_1.nii.gz": sha256(scans / "scan_1.nii.gz")}
     assert record.outputs[0].sha256 == sha256(tmp_path / "out" / "scan_1.nii.gz")
-    assert record.model.sha256 == package.sha256
-    assert record.model.weights["weights/3d_fullres/fold_2.safetensors"] == sha256(model / "weights/3d_fullres/fold_2.safetensors")
-    assert (record.model.folds, record.model.missing_folds) == (("0", "2"), ("1", "3", "4"))
-    assert (record.options["step"], record.options["mirror"], record.options["configuration"]) == (0.5, False, "3d_fullres")
+    assert record.models[0].sha256 == package.sha256
+    assert record.models[0].weights["weights/3d_fullres/fold_2.safetensors"] == sha256(model / "weights/3d_fullres/fold_2.safetensors")
+    assert (record.models[0].folds, record.models[0].missing_folds) == (("0", "2"), ("1", "3", "4"))
+    assert (record.options["step"], record.options["mirror"], record.models[0].configuration) == (0.5, False, "3d_fullres")
     assert (record.precision, record.device, record.class_order) == ("fp32", "cpu", ("background", "left", "right"))
     assert record.grid == {"shape_zyx": list(SHAPE), "spacing_zyx_mm": [1.0, 1.0, 1.0], "orientation": "RAS"}
     assert set(record.seconds) == {"read", "preprocess", "predict", "write", "network", "export"}
@@ -252,7 +252,7 @@ def test_names_that_would_collide_are_refused(scans: Path, model: Path, tmp_path
 
 def test_faults_of_the_model_concern_the_whole_batch(scans: Path, model: Path, tmp_path: Path) -> None:
     assert code(scans, model, tmp_path / "out", options=OPTIONS.model_copy(update={"folds": ("4",)})) == "E_MODEL_FOLD"
-    assert code(scans, model, tmp_path / "out", options=OPTIONS.model_copy(update={"configuration": "2d"})) == "E_MODEL_FOLD"
+    assert code(scans, model, tmp_path / "out", options=OPTIONS.model_copy(update={"configurations": ("2d",)})) == "E_MODEL_FOLD"
     data = bytearray((model / "plan.json").read_bytes())
     data[10] ^= 1
     (model / "plan.json").write_bytes(data)
@@ -297,16 +297,17 @@ def test_what_makes_an_output_stale(scans: Path, model: Path, tmp_path: Path) ->
 
 
 def test_header_and_voxel_files_are_both_inputs(tmp_path: Path) -> None:
-    for name, data in (("s.mhd", b"h"), ("s.raw", b"v"), ("t.raw", b"other")):
+    header = b"ObjectType = Image\nDimSize = 1 1 1\nElementDataFile = voxels.raw\n"
+    for name, data in (("s.mhd", header), ("voxels.raw", b"v"), ("s.raw", b"other")):
         (tmp_path / name).write_bytes(data)
     scan = CaseFiles("s", (tmp_path / "s.mhd",))
-    assert hash_inputs(scan) == {"s.mhd": hashlib.sha256(b"h").hexdigest(), "s.raw": hashlib.sha256(b"v").hexdigest()}
+    assert hash_inputs(scan) == {"s.mhd": hashlib.sha256(header).hexdigest(), "voxels.raw": hashlib.sha256(b"v").hexdigest()}
     series = tmp_path / "series"
     series.mkdir()
     (series / "1.dcm").write_bytes(b"1")
     assert hash_inputs(CaseFiles("d", (series,))) == {"1.dcm": hashlib.sha256(b"1").hexdigest()}
-    assert key_of({"a": "1", "b": "2"}, "m", {"o": 1}) == key_of({"b": "2", "a": "1"}, "m", {"o": 1})
-    assert key_of({"a": "1"}, "m", {"o": 1}) != key_of({"a": "1"}, "m", {"o": 2})
+    assert key_of({"a": "1", "b": "2"}, ["m"], {"o": 1}) == key_of({"b": "2", "a": "1"}, ["m"], {"o": 1})
+    assert key_of({"a": "1"}, ["m"], {"o": 1}) != key_of({"a": "1"}, ["m"], {"o": 2})
 
 
 def _predict(scans: Path, model: Path, out: Path) -> None:

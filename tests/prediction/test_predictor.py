@@ -6,66 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.ndimage import map_coordinates
+from textbook import textbook
 from tiny import LABELS, REGIONS, PerVoxel, case, configuration, noise, plan, random_network, write_package
 from torch import Tensor, nn
 
-from autoseg3d.case import Case
 from autoseg3d.errors import ModelError, UsageError
-from autoseg3d.ops.resampling import separate_axis
 from autoseg3d.package import add_fold, open_package
 from autoseg3d.prediction import Predictor
-from autoseg3d.prediction.predictor import Attempt, choose_configuration, choose_folds, missing_folds
+from autoseg3d.prediction.attempts import Attempt
+from autoseg3d.prediction.predictor import choose_configuration, choose_folds, missing_folds
 from autoseg3d.preprocessing import preprocess
-from autoseg3d.sliding_window import mirror_combinations, window_starts
 from planners.plan import Plan
 
 CPU = torch.device("cpu")
-
-
-def textbook(scan: Case, plan: Plan, networks: list[nn.Module], *, mirror: bool = True, name: str = "3d_fullres") -> np.ndarray:
-    """Everything at once in float64: windows, mirrors, folds; all classes resized; argmax or regions; pasted back."""
-    chosen, working = plan.configurations[name], preprocess(scan, plan, name)
-    image = torch.from_numpy(working.image)
-    shape = image.shape[1:]
-    padded = tuple(max(n, p) for n, p in zip(shape, chosen.patch_size, strict=True))
-    low = [(m - n) // 2 for m, n in zip(padded, shape, strict=True)]
-    room = torch.zeros((1, 1, *padded))
-    inner = tuple(slice(a, a + n) for a, n in zip(low, shape, strict=True))
-    room[(0, 0, *inner)] = image[0]
-    axes = [a for a in plan.mirror_axes if not (chosen.slicewise and a == 0)] if mirror else []
-    distance = [np.arange(p) - p // 2 for p in chosen.patch_size]
-    z, y, x = (np.exp(-0.5 * (d / (p / 8)) ** 2) for d, p in zip(distance, chosen.patch_size, strict=True))
-    weights = torch.from_numpy(z[:, None, None] * y[:, None] * x)
-    total = torch.zeros((plan.labels.num_classes, *padded), dtype=torch.float64)
-    norm = torch.zeros(padded, dtype=torch.float64)
-    with torch.no_grad():
-        for start in window_starts(padded, chosen.patch_size):  # type: ignore[arg-type]
-            box = tuple(slice(s, s + p) for s, p in zip(start, chosen.patch_size, strict=True))
-            for flips in mirror_combinations(axes):
-                dims = [a + 2 for a in flips]
-                for network in networks:
-                    total[(slice(None), *box)] += network(room[(slice(None), slice(None), *box)].flip(dims))[0].flip(dims)[0] * weights
-                    norm[box] += weights
-    logits = (total / norm)[(slice(None), *inner)].numpy()
-    return paste(logits, working.placement, plan, chosen.spacing_mm if not chosen.slicewise else working.placement.spacing_mm)
-
-
-def paste(logits: np.ndarray, placement: object, plan: Plan, spacing: tuple[float, float, float]) -> np.ndarray:
-    target = placement.cropped_shape  # type: ignore[attr-defined]
-    separate = separate_axis(spacing, placement.spacing_mm)  # type: ignore[attr-defined]
-    where = [(np.arange(m) + 0.5) * n / m - 0.5 for n, m in zip(logits.shape[1:], target, strict=True)]
-    if separate is not None:
-        where[separate] = np.floor(where[separate] + 0.5)
-    grid = np.meshgrid(*where, indexing="ij")
-    whole = np.stack([map_coordinates(c, grid, order=1, mode="nearest") for c in logits])
-    if plan.labels.has_regions:
-        labels = np.zeros(target, np.uint8)
-        for paint, logit in zip(plan.labels.class_paint, whole, strict=True):
-            labels[logit > 0] = paint
-    else:
-        labels = np.array(plan.labels.class_paint, np.uint8)[whole.argmax(axis=0)]
-    return placement.restore(labels)  # type: ignore[attr-defined, no-any-return]
 
 
 CASES = [
@@ -226,7 +179,7 @@ def test_out_of_memory_is_tried_again_in_smaller_pieces(monkeypatch: pytest.Monk
     scan, weights = case(noise((20, 20, 20))), ([0.0, 1.0, -1.0], [0.0, -0.5, -0.5])
     wanted = Predictor(plan(), "3d_fullres", [PerVoxel(*weights)], device="cpu", precision="fp32").predict(scan).labels
     predictor = Predictor(plan(), "3d_fullres", [Hungry(*weights)], device="cpu", precision="fp32")
-    monkeypatch.setattr(predictor, "_attempts", lambda: [Attempt(CPU, 8, CPU), Attempt(CPU, 2, CPU), Attempt(CPU, 1, CPU)])
+    monkeypatch.setattr(predictor, "attempts", lambda: [Attempt(CPU, 8, CPU), Attempt(CPU, 2, CPU), Attempt(CPU, 1, CPU)])
     prediction = predictor.predict(scan)
     assert (prediction.labels == wanted).all()
     assert prediction.notes == (
@@ -237,10 +190,11 @@ def test_out_of_memory_is_tried_again_in_smaller_pieces(monkeypatch: pytest.Monk
 
 def test_a_gpu_falls_back_in_four_steps() -> None:
     predictor = Predictor(plan(), "3d_fullres", [PerVoxel([0, 0, 0], [0, 0, 0])], device="cpu")
-    assert predictor._attempts() == [Attempt(CPU, 1, CPU)]
+    frugal = Attempt(CPU, 1, CPU, frugal=8)
+    assert predictor.attempts() == [Attempt(CPU, 1, CPU), frugal]
     predictor.device = torch.device("cuda:1")
     gpu = predictor.device
-    assert predictor._attempts() == [Attempt(gpu, 16, gpu), Attempt(gpu, 1, gpu), Attempt(gpu, 1, CPU), Attempt(CPU, 1, CPU)]
+    assert predictor.attempts() == [Attempt(gpu, 16, gpu), Attempt(gpu, 1, gpu), Attempt(gpu, 1, CPU), Attempt(CPU, 1, CPU), frugal]
 
 
 # packages

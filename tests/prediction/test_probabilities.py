@@ -10,7 +10,7 @@ from tiny import LABELS, REGIONS, case, noise, plan, random_network
 
 from autoseg3d.case import Placement
 from autoseg3d.geometry import Geometry
-from autoseg3d.prediction import Predictor, probabilities
+from autoseg3d.prediction import Predictor, probabilities, run_members
 from autoseg3d.prediction.probabilities import probability_file
 from planners.labels import LabelTable
 
@@ -27,7 +27,7 @@ def write(path: Path, image: np.ndarray, labels: LabelTable = LABELS) -> tuple[n
     predictor = Predictor(chosen, "3d_fullres", [random_network(chosen)], device="cpu", precision="fp32", slab_limit_bytes=100_000)
     prepared = predictor.prepare(case(image, (1.3, 1.0, 0.8)))
     with probability_file(path, prepared.working.placement, labels) as target:
-        prediction = predictor.run(prepared, on_logits=target.write)
+        prediction = run_members([predictor], [prepared], on_probabilities=target.write)
     return read(path), prediction.labels
 
 
@@ -70,7 +70,7 @@ def test_turned_grids_and_mapping_anew(tmp_path: Path, monkeypatch: pytest.Monke
     with probability_file(tmp_path / "p.npz", placement, LABELS) as target:
         for row in range(5):
             for part in (slice(0, 1), slice(1, 4)):
-                target.write(row, part, logits[:, row, part])
+                target.write(row, part, torch.softmax(logits[:, row, part], dim=0))
     wanted = np.zeros((3, 4, 5, 6), np.float32)
     wanted[0] = 1
     placement.crop(wanted)[...] = torch.softmax(logits, 0).numpy()

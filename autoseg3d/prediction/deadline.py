@@ -1,0 +1,135 @@
+"""A limit of time for one case: reading in a process that can be killed, networks asked between windows."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from autoseg3d.case import Case
+from autoseg3d.errors import DataError
+from autoseg3d.io import CaseFiles, GeometryChoice, load_case
+from autoseg3d.io.load import LoadedCase
+from autoseg3d.workers import WorkerProcess
+
+Progress = Callable[[str, int, int], None]
+
+
+class Deadline:
+    """Counts the time spent on one case against its limit; None never ends."""
+
+    def __init__(self, case: str, seconds: float | None) -> None:
+        self._case, self._seconds = case, seconds
+        self._spent, self._resumed = 0.0, time.monotonic()
+
+    @property
+    def left(self) -> float | None:
+        """Seconds left, at least a little; None where there is no limit. Raises DataError (E_TIMEOUT) where none are."""
+        if self._seconds is None:
+            return None
+        left = self._seconds - self._spent - (time.monotonic() - self._resumed)
+        if left <= 0:
+            raise self.exceeded()
+        return left
+
+    def pause(self) -> None:
+        """Stops counting: the case waits for its turn."""
+        self._spent += time.monotonic() - self._resumed
+
+    def resume(self) -> None:
+        """Goes on counting."""
+        self._resumed = time.monotonic()
+
+    def exceeded(self) -> DataError:
+        """The error of a case that took too long."""
+        return DataError(
+            "took longer than allowed and was stopped",
+            code="E_TIMEOUT",
+            case=self._case,
+            wanted=f"at most {self._seconds:g} s",
+            remedy="Give it more time with --timeout, or predict with --fast",
+        )
+
+    def watching(self, progress: Progress | None) -> Progress | None:
+        """A progress callback that also raises once the time is over: networks are asked after every window."""
+        if self._seconds is None:
+            return progress
+
+        def told(what: str, done: int, total: int) -> None:
+            _ = self.left
+            if progress is not None:
+                progress(what, done, total)
+
+        return told
+
+
+@dataclass(frozen=True)
+class _Job:
+    scan: CaseFiles
+    geometry: GeometryChoice
+    target: Path
+
+
+def read_in_child(job: _Job) -> LoadedCase:
+    """Reads a case and leaves its image in a file, which is faster than a pipe; runs in a process of its own."""
+    loaded = load_case(job.scan, labels=None, geometry=job.geometry)
+    with open(job.target, "wb") as file:
+        np.save(file, loaded.case.image)
+    return replace(loaded, case=_without_image(loaded.case))
+
+
+class Reader:
+    """Reads cases, with a limit of time in a process that is killed when it is over.
+
+    Args:
+        folder: for temporary files named .tmp-*.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._process: WorkerProcess | None = None
+
+    def read(self, scan: CaseFiles, *, geometry: GeometryChoice, deadline: Deadline) -> LoadedCase:
+        """The case. Raises what `load_case` raises, and DataError (E_TIMEOUT, or E_READ where the process dies)."""
+        seconds = deadline.left
+        if seconds is None:
+            return load_case(scan, labels=None, geometry=geometry)
+        handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=".npy", dir=self._folder)
+        os.close(handle)
+        try:
+            loaded = self._ask(_Job(scan, geometry, Path(name)), seconds, deadline)
+            return replace(loaded, case=replace(loaded.case, image=np.load(name, allow_pickle=False)))
+        finally:
+            os.unlink(name)
+
+    def _ask(self, job: _Job, seconds: float, deadline: Deadline) -> LoadedCase:
+        if self._process is None:
+            self._process = WorkerProcess(read_in_child, 1)
+        process = self._process
+        try:
+            loaded, error = process.call(job, seconds)
+        except (EOFError, OSError):
+            cause, _ = process.reap()
+            self._process = None
+            if process.timed_out:
+                raise deadline.exceeded() from None
+            raise DataError("the process that read this scan died", case=job.scan.id, code="E_READ", got=cause) from None
+        if error is not None:
+            raise error
+        assert isinstance(loaded, LoadedCase)
+        return loaded
+
+    def close(self) -> None:
+        """Ends the process."""
+        if self._process is not None:
+            self._process.end()
+            self._process = None
+
+
+def _without_image(case: Case) -> Case:
+    return replace(case, image=np.empty((0, 0, 0, 0), dtype=np.float32))
