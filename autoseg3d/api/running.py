@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoseg3d import files
 from autoseg3d.api.planning import label_table_of
 from autoseg3d.errors import UsageError
 from autoseg3d.run import RunFolder
@@ -16,7 +15,8 @@ if TYPE_CHECKING:
     from autoseg3d.evaluation import Scores
     from autoseg3d.export import Exported
     from autoseg3d.prediction import CaseResult, PredictOptions
-    from autoseg3d.training.options import FoldResult, TrainOptions
+    from autoseg3d.training.cross_validation import TrainedFolds
+    from autoseg3d.training.options import TrainOptions
 
 Progress = Callable[[str, int, int], None]
 Watch = Callable[[Mapping[str, Any]], None]
@@ -30,42 +30,34 @@ def train(
     options: TrainOptions | None = None,
     watch: Watch | None = None,
     progress: Progress | None = None,
-) -> tuple[FoldResult, ...]:
-    """Trains fold "0" … "4", "full", or "all" folds in turn, and adds each to the model in RUN/model.
+) -> TrainedFolds:
+    """Trains fold "0" … "4", "full", or "all" folds, and adds each to the model in RUN/model.
 
-    "all" keeps folds that are finished and goes on with those that were begun, unless a restart is asked for.
+    "all" keeps folds that are finished and goes on with those that were begun, unless a restart is asked for. Where there
+    are several GPUs and the device is "auto" or "cuda", each trains a fold at a time. For a cascade it trains the folds of
+    the stage before first, where they are not finished. A fold that fails does not stop the others; it stands in the
+    `failures` of what is returned. The scores of the held-out cases are gathered in
+    RUN/folds/<configuration>/cross_validation.
 
     Raises UsageError for a fold or configuration that is not there, LockedError where another process trains the fold,
-    InterruptedByUserError after saving when a signal asks to stop.
+    InterruptedByUserError after saving when a signal asks to stop; for a single fold whatever train_fold raises.
     """
     from autoseg3d.io.dataset import open_dataset
     from autoseg3d.training import train_fold
+    from autoseg3d.training.cross_validation import TrainedFolds, train_everything
     from autoseg3d.training.options import TrainOptions
-    from autoseg3d.training.splits import Splits
 
     folder = RunFolder(run)
     plan, record = folder.plan(), folder.record()
     name = _configuration(configuration, tuple(plan.configurations), plan.configuration()[0])
-    splits = files.read_contract(run / "splits.json", Splits)
-    folds = [str(i) for i in range(len(splits.folds))] if fold == "all" else [fold]
     # A fault in a case that the plan left out is no fault of the run; a case of a fold that is gone is found by the splits.
     dataset = open_dataset(Path(record.raw), partial=True)
-    options = options or TrainOptions()
-    if fold == "all" and options.mode == "fresh":
-        options = replace(options, mode="resume")
-    return tuple(
-        train_fold(
-            run,
-            dataset,
-            plan,
-            configuration=name,
-            fold=one,
-            options=options,
-            watch=watch or _silent,
-            progress=progress,
-        )
-        for one in folds
-    )
+    options, watch = options or TrainOptions(), watch or _silent
+    if fold != "all":
+        result = train_fold(run, dataset, plan, configuration=name, fold=fold, options=options, watch=watch, progress=progress)
+        return TrainedFolds((result,))
+    options = replace(options, mode="resume") if options.mode == "fresh" else options
+    return train_everything(run, dataset, plan, configuration=name, options=options, watch=watch, progress=progress)
 
 
 def _configuration(wanted: str | None, there: tuple[str, ...], default: str) -> str:

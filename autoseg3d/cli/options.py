@@ -8,7 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from autoseg3d.io.nifti_forms import GeometryChoice
-    from autoseg3d.training.options import Augmentation, Precision
+    from autoseg3d.training.options import Augmentation, Freeze, Precision
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps. auto takes a GPU where there is one.")]
 Workers = Annotated[int | None, typer.Option(min=0, help="Processes that read and prepare cases. Default: one per core, as memory allows.")]
@@ -40,6 +40,11 @@ def geometry_choice(text: str) -> GeometryChoice:
 def precision_choice(text: str) -> Precision:
     """One of auto, fp32, bf16."""
     return cast("Precision", _one_of("--precision", text, ("auto", "fp32", "bf16")))
+
+
+def freeze_choice(text: str | None) -> Freeze | None:
+    """One of none, encoder; None stays None."""
+    return None if text is None else cast("Freeze", _one_of("--freeze", text, ("none", "encoder")))
 
 
 def augmentation_choice(text: str) -> Augmentation:

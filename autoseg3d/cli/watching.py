@@ -44,14 +44,14 @@ class _Watcher:
                 self._last = time.monotonic()
                 show.console.print(epoch_line(event), soft_wrap=True)
         elif "message" in event:
-            show.console.print(str(event["message"]), style="bold red" if kind == "alarm" else None, soft_wrap=True)
+            show.console.print(_of_fold(event) + str(event["message"]), style="bold red" if kind == "alarm" else None, soft_wrap=True)
 
 
 def step_line(event: Mapping[str, Any]) -> str:
     """The running epoch in one line: epoch, step, share done, loss, time left."""
     loss = "skipped" if event["loss"] is None else f"{event['loss']:.3f}"
     left = show.duration(event["eta_seconds"])
-    return f"epoch {event['epoch']}  step {event['step']}  {100 * event['position']:.0f} %  loss {loss}  {left} left"
+    return f"{_of_fold(event)}epoch {event['epoch']}  step {event['step']}  {100 * event['position']:.0f} %  loss {loss}  {left} left"
 
 
 def epoch_line(event: Mapping[str, Any]) -> str:
@@ -60,7 +60,7 @@ def epoch_line(event: Mapping[str, Any]) -> str:
     dice = " ".join(f"{name} {_number(value)}" for name, value in event["dice"].items())
     speed = timing["samples_per_second"]
     parts = [
-        f"epoch {event['epoch']}",
+        f"{_of_fold(event)}epoch {event['epoch']}",
         f"loss {_number(event['loss'])}",
         f"validation {_number(event['validation_loss'])}",
         f"Dice {_number(event['mean_dice'])} ({dice})",
@@ -70,6 +70,11 @@ def epoch_line(event: Mapping[str, Any]) -> str:
         f"{show.duration(event['eta_seconds'])} left",
     ]
     return "  ".join(parts)
+
+
+def _of_fold(event: Mapping[str, Any]) -> str:
+    """Says which fold speaks where several are trained at once."""
+    return f"fold {event['fold']}: " if "fold" in event and event["event"] != "start" else ""
 
 
 def _number(value: float | None) -> str:

@@ -16,7 +16,8 @@ OPTIONS = {
     },
     "train": {
         "run", "--fold", "--configuration", "--epochs", "--iterations", "--minutes", "--hours", "--device", "--precision", "--workers",
-        "--seed", "--augmentation", "--save-every", "--resume", "--restart",
+        "--seed", "--augmentation", "--save-every", "--resume", "--restart", "--until-converged", "--from", "--freeze", "--learning-rate",
+        "--validation-probabilities", "--tensorboard",
     },
     "predict": {
         "scans", "--model", "--out", "--configuration", "--folds", "--mirror", "--step", "--precision", "--device",
