@@ -169,7 +169,7 @@ def make_selection(postprocessing: Postprocessing) -> Selection:
     estimate = Estimate(cases=2, dice=0.9, low=0.85, high=0.95, labels=labels)
     return Selection(
         configurations=("3d_fullres",), postprocessing=postprocessing, folds={"3d_fullres": ("0", "1")}, cases=("a", "b"),
-        plain=estimate, chosen=estimate, nested=estimate, nested_choices=(), candidates=(), rule="test",
+        plain=estimate, chosen=estimate, nested=estimate, nested_choices=(), candidates=(), choice="test", rule="test",
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import sys
 import typer
 
 from autoseg3d import __version__
-from autoseg3d.cli import data, demo, inference, model, training
+from autoseg3d.cli import data, demo, inference, judging, model, training, trust
 
 app = typer.Typer(
     name="autoseg3d",
@@ -35,8 +35,10 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
 data.register(app)
 training.register(app)
 inference.register(app)
+judging.register(app)
 model.register(app)
 demo.register(app)
+trust.register(app)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -11,6 +11,7 @@ import typer
 def package(
     run: Annotated[Path, typer.Argument(help="A run folder or a model folder.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write, NAME.a3d.")],
+    licence: Annotated[str | None, typer.Option(help='What others may do with the model, such as "CC BY 4.0"; goes into its card.')] = None,
 ) -> None:
     """Put a trained model into one file that can be given away.
 
@@ -19,7 +20,7 @@ def package(
     from autoseg3d import api
     from autoseg3d.cli import show
 
-    written = api.package(run, out)
+    written = api.package(run, out, licence=licence)
     show.output.print(f"{written} ({show.size(written.stat().st_size)}). Try: autoseg3d info {written}")
 
 

@@ -63,6 +63,7 @@ class Selection(Contract):
     nested          each part of the cases scored by the choice made on the other parts: the figure to report
     nested_choices  what was chosen without each part, in words
     candidates      all that was tried, in order
+    choice          what was chosen, in words
     """
 
     schema_version: Literal[1] = 1
@@ -76,4 +77,5 @@ class Selection(Contract):
     nested: Estimate
     nested_choices: tuple[str, ...]
     candidates: tuple[Candidate, ...]
+    choice: str
     rule: str

@@ -47,7 +47,8 @@ class Choice:
 
     def sentence(self, labels: LabelTable) -> str:
         """The choice in words."""
-        return "; ".join([" + ".join(self.members), *(step.sentence(labels) for step in self.steps)])
+        steps = [step.sentence(labels) for step in self.steps] or ["nothing is removed"]
+        return "; ".join([" + ".join(self.members), *steps])
 
 
 def choose(cases: Mapping[Members, Sequence[CaseParts]], *, default: Members, labels: LabelTable) -> Choice:

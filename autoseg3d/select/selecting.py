@@ -96,6 +96,7 @@ def _selection(
         nested=estimate(nested, labels),
         nested_choices=tuple(one.sentence(labels) for one in choices),
         candidates=choice.candidates,
+        choice=choice.sentence(labels),
         rule=RULE,
     )
 

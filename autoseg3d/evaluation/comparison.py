@@ -1,0 +1,254 @@
+"""compare_scores: two evaluations of the same cases, case by case.
+
+Differences are of the first minus the second. A label that one side rightly leaves out, and the other paints, is
+undefined for the first and bad for the second; so that the false alarm counts, rightly absent is taken as perfect there
+(Dice 1, distance 0). What is undefined on both sides is left out and what is missing on one side is named.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from autoseg3d.errors import UsageError
+from autoseg3d.evaluation.bootstrap import interval, resampled_means
+from autoseg3d.evaluation.rows import Count, ScoreRow
+from autoseg3d.evaluation.scores import Scores
+from planners.contract import Contract
+
+Measure = Literal["dice", "iou", "nsd", "lesion_f1", "hd95_mm", "assd_mm", "volume_error_ml"]
+PERFECT: Mapping[Measure, float] = {
+    "dice": 1, "iou": 1, "nsd": 1, "lesion_f1": 1, "hd95_mm": 0, "assd_mm": 0, "volume_error_ml": 0,
+}  # fmt: skip
+"""The measures that are compared, and what a perfect prediction has; where that is 0, less is better."""
+
+WORDS: Mapping[Measure, str] = {
+    "dice": "Dice", "iou": "IoU", "nsd": "NSD", "lesion_f1": "lesion F1", "hd95_mm": "HD95 in mm", "assd_mm": "ASSD in mm",
+    "volume_error_ml": "absolute volume error in mL",
+}  # fmt: skip
+
+_CONFIDENCE = 0.95
+_RESAMPLES = 10_000
+_ENDS = 5
+
+
+class PairedDifference(Contract):
+    """One measure of one label (None: the mean over a case's labels) over paired cases.
+
+    cases              with a value on both sides; `better` of them for the first, `worse`, the others equal
+    mean_a, mean_b     over the cases where both are finite; `infinite` counts the others (a missed or invented label)
+    difference, low, high   mean of the paired differences, with its 95 % bootstrap interval over cases
+    p                  Wilcoxon signed-rank test, two-sided; infinite differences are the largest. None where nothing differs
+    p_holm             the same after Holm's correction over the labels of this measure
+    """
+
+    measure: Measure
+    label_name: str | None
+    cases: int = Count
+    infinite: int = Count
+    mean_a: float | None
+    mean_b: float | None
+    difference: float | None
+    low: float | None
+    high: float | None
+    p: float | None = Field(ge=0, le=1)
+    p_holm: float | None = Field(default=None, ge=0, le=1)
+    better: int = Count
+    worse: int = Count
+
+
+class CaseDifference(Contract):
+    """The mean Dice over the labels of one case on both sides."""
+
+    case: str
+    a: float
+    b: float
+
+    @property
+    def difference(self) -> float:
+        """First minus second."""
+        return self.a - self.b
+
+
+class Comparison(Contract):
+    """Two evaluations of the same cases.
+
+    overall      mean over labels, by measure
+    labels       each label, by measure
+    cases        Dice of each paired case, the first side's largest loss first
+    only_a, only_b   cases that only one side scored, with the reason where there is one
+    notes        what could not be compared
+    """
+
+    version: Literal[1] = 1
+    name_a: str
+    name_b: str
+    overall: tuple[PairedDifference, ...]
+    labels: tuple[PairedDifference, ...]
+    cases: tuple[CaseDifference, ...]
+    only_a: dict[str, str]
+    only_b: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+    def of(self, measure: Measure) -> PairedDifference:
+        """The mean over labels of one measure. Raises KeyError where it was not compared."""
+        for row in self.overall:
+            if row.measure == measure:
+                return row
+        raise KeyError(measure)
+
+    @property
+    def losses_and_gains(self) -> tuple[CaseDifference, ...]:
+        """The cases that differ most: up to five of the first side's largest losses, then up to five of its largest gains."""
+        ends = self.cases[:_ENDS]
+        return (*ends, *self.cases[len(ends) :][-_ENDS:])
+
+    def sentence(self, measure: Measure = "dice") -> str:
+        """What a paper would say."""
+        row = self.of(measure)
+        if row.mean_a is None or row.mean_b is None or row.difference is None:
+            return f"No case has a finite {WORDS[measure]} on both sides."
+        digits = 3 if PERFECT[measure] else 2
+        means = f"{self.name_a} reached a mean {WORDS[measure]} of {row.mean_a:.{digits}f} and {self.name_b} of {row.mean_b:.{digits}f}"
+        spread = "" if row.low is None else f", 95 % bootstrap interval {row.low:+.{digits}f} to {row.high:+.{digits}f}"
+        test = "no case differs" if row.p is None else f"Wilcoxon signed-rank test, {_p_value(row.p)}"
+        finite = row.cases - row.infinite
+        text = f"On {finite} cases, {means} (mean paired difference {row.difference:+.{digits}f}{spread}; {test})."
+        if row.infinite:
+            text += f" {row.infinite} cases with an infinite distance are in the test and not in the means."
+        if left := len(self.only_a) + len(self.only_b):
+            text += f" {left} cases that only one of them scored are left out."
+        return text
+
+
+def compare_scores(a: Scores, b: Scores, *, names: tuple[str, str] = ("A", "B")) -> Comparison:
+    """Compares two evaluations against the same reference.
+
+    Raises UsageError (E_COMPARE) where they have no case in common or speak of other labels.
+    """
+    rows_a, rows_b = _by_case(a), _by_case(b)
+    cases = sorted(set(rows_a) & set(rows_b))
+    labels = tuple(dict.fromkeys(row.label_name for row in a.rows))
+    _check(a, b, cases)
+    measures, notes = _comparable(a, b)
+    overall, each = [], []
+    for measure in measures:
+        values = np.array([[_pair(rows_a[c].get(name), rows_b[c].get(name), measure) for name in labels] for c in cases])
+        each += _holm([_paired(measure, name, values[:, i]) for i, name in enumerate(labels)])
+        overall.append(_paired(measure, None, _label_mean(values)))
+    dice = _label_mean(np.array([[_pair(rows_a[c].get(n), rows_b[c].get(n), "dice") for n in labels] for c in cases]))
+    found = [CaseDifference(case=case, a=x, b=y) for case, (x, y) in zip(cases, dice, strict=True) if not math.isnan(x)]
+    return Comparison(
+        name_a=names[0],
+        name_b=names[1],
+        overall=tuple(overall),
+        labels=tuple(each),
+        cases=tuple(sorted(found, key=lambda one: (one.difference, one.case))),
+        only_a={case: _why(b, case) for case in sorted(set(rows_a) - set(rows_b))},
+        only_b={case: _why(a, case) for case in sorted(set(rows_b) - set(rows_a))},
+        notes=notes,
+    )
+
+
+def _by_case(scores: Scores) -> dict[str, dict[str, ScoreRow]]:
+    found: dict[str, dict[str, ScoreRow]] = {}
+    for row in scores.rows:
+        found.setdefault(row.case, {})[row.label_name] = row
+    return found
+
+
+def _check(a: Scores, b: Scores, cases: Sequence[str]) -> None:
+    ours, theirs = ({row.label_name for row in scores.rows} for scores in (a, b))
+    if ours != theirs:
+        remedy = "Compare label maps with the same reference and labels, or evaluate both anew with --dataset"
+        raise UsageError("the two speak of other labels", code="E_COMPARE", wanted=sorted(ours), got=sorted(theirs), remedy=remedy)
+    if not cases:
+        remedy = "Cases belong together by the names of their files"
+        raise UsageError("the two have no case in common", code="E_COMPARE", wanted=a.cases[:3], got=b.cases[:3], remedy=remedy)
+
+
+def _comparable(a: Scores, b: Scores) -> tuple[list[Measure], tuple[str, ...]]:
+    """All measures, without NSD where the two took it at different tolerances, and a note that says so."""
+    ours, theirs = (sorted({(row.label_name, row.nsd_tolerance_mm) for row in scores.rows}) for scores in (a, b))
+    if ours == theirs:
+        return list(PERFECT), ()
+    return [measure for measure in PERFECT if measure != "nsd"], ("NSD is not compared: the tolerances differ.",)
+
+
+def _why(scores: Scores, case: str) -> str:
+    """Why the other side did not score a case."""
+    return next((failure.message for failure in scores.failures if failure.case == case), "not there")
+
+
+def _pair(a: ScoreRow | None, b: ScoreRow | None, measure: Measure) -> tuple[float, float]:
+    """Both values; NaN on both sides where there is nothing to compare."""
+    x, y = (math.nan if row is None else _value(row, measure) for row in (a, b))
+    if a is None or b is None or (math.isnan(x) and math.isnan(y)):
+        return math.nan, math.nan
+    return (PERFECT[measure] if math.isnan(x) else x), (PERFECT[measure] if math.isnan(y) else y)
+
+
+def _value(row: ScoreRow, measure: Measure) -> float:
+    return abs(row.volume_difference_ml) if measure == "volume_error_ml" else row.value(measure)
+
+
+def _label_mean(values: np.ndarray) -> np.ndarray:
+    """(cases, 2) means over labels of (cases, labels, 2), over those that are defined."""
+    defined = ~np.isnan(values)
+    count = defined.sum(axis=1)
+    mean: np.ndarray = np.divide(np.where(defined, values, 0.0).sum(axis=1), count, out=np.full(count.shape, np.nan), where=count > 0)
+    return mean
+
+
+def _paired(measure: Measure, label: str | None, values: np.ndarray) -> PairedDifference:
+    """Of values (cases, 2)."""
+    values = values[~np.isnan(values).any(axis=1)]
+    finite = values[np.isfinite(values).all(axis=1)]
+    differences = finite[:, 0] - finite[:, 1]
+    low, high = interval(resampled_means(differences, resamples=_RESAMPLES), confidence=_CONFIDENCE, cases=len(finite))
+    sign = 1 if PERFECT[measure] else -1
+    order = sign * (np.sign(values[:, 0] - values[:, 1], where=values[:, 0] != values[:, 1], out=np.zeros(len(values))))
+    return PairedDifference(
+        measure=measure,
+        label_name=label,
+        cases=len(values),
+        infinite=len(values) - len(finite),
+        mean_a=float(finite[:, 0].mean()) if len(finite) else None,
+        mean_b=float(finite[:, 1].mean()) if len(finite) else None,
+        difference=float(differences.mean()) if len(finite) else None,
+        low=low,
+        high=high,
+        p=_wilcoxon(values),
+        better=int((order > 0).sum()),
+        worse=int((order < 0).sum()),
+    )
+
+
+def _wilcoxon(values: np.ndarray) -> float | None:
+    from scipy.stats import wilcoxon
+
+    unequal = values[values[:, 0] != values[:, 1]]
+    if not len(unequal):
+        return None
+    differences = unequal[:, 0] - unequal[:, 1]
+    beyond = 1 + np.abs(differences[np.isfinite(differences)]).max(initial=0.0)
+    return float(wilcoxon(np.clip(differences, -beyond, beyond)).pvalue)
+
+
+def _holm(rows: Sequence[PairedDifference]) -> list[PairedDifference]:
+    """The rows with Holm's correction of their p values among each other."""
+    order = sorted((i for i, row in enumerate(rows) if row.p is not None), key=lambda i: rows[i].p or 0.0)
+    corrected: dict[int, float] = {}
+    highest = 0.0
+    for rank, i in enumerate(order):
+        highest = max(highest, min(1.0, (rows[i].p or 0.0) * (len(order) - rank)))
+        corrected[i] = highest
+    return [row.model_copy(update={"p_holm": corrected.get(i)}) for i, row in enumerate(rows)]
+
+
+def _p_value(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
