@@ -71,16 +71,16 @@ def _silent(event: Mapping[str, Any]) -> None:
 
 
 def predict(
-    scans: Path, model: Path, out: Path, *, options: PredictOptions | None = None, progress: Progress | None = None
+    scans: Path, model: Path | Sequence[Path], out: Path, *, options: PredictOptions | None = None, progress: Progress | None = None
 ) -> tuple[CaseResult, ...]:
-    """Segments the scans with the model; see autoseg3d.prediction.predict_scans for what is written."""
+    """Segments the scans with the model, or the mean of several; see autoseg3d.prediction.predict_scans for what is written."""
     from autoseg3d.io.scans import find_scans
     from autoseg3d.package import open_package
     from autoseg3d.prediction import PredictOptions, predict_scans
 
-    package = open_package(model)
-    found = find_scans(scans, num_channels=len(package.plan.channel_names))
-    return tuple(predict_scans(found, package, out, options or PredictOptions(), source=scans, progress=progress))
+    packages = [open_package(path) for path in ([model] if isinstance(model, Path) else model)]
+    found = find_scans(scans, num_channels=len(packages[0].plan.channel_names))
+    return tuple(predict_scans(found, packages, out, options or PredictOptions(), source=scans, progress=progress))
 
 
 def evaluate(
@@ -100,12 +100,14 @@ def evaluate(
     return evaluate_folder(predictions, reference, labels=labels, out=out, workers=worker_count(workers), progress=progress)
 
 
-def package(run: Path, out: Path) -> Path:
-    """Puts the trained model of a run into one file and returns its path."""
-    from autoseg3d.package import pack
+def package(run: Path, out: Path, *, licence: str | None = None) -> Path:
+    """Puts the trained model of a run into one file and returns its path; a licence given is noted in the run's model too."""
+    from autoseg3d.package import pack, set_licence
 
     if out.suffix != ".a3d":
         raise UsageError("a model file ends in .a3d", field="--out", got=out, remedy=f"Try {out.with_suffix('.a3d')}")
+    if licence is not None:
+        set_licence(run, licence)
     pack(run, out)
     return out
 

@@ -14,19 +14,45 @@ def predict(
     scans: Annotated[
         Path, typer.Argument(help="A scan, a folder of scans (CASE_0000.nii.gz, CASE_0001.nii.gz for several channels), or DICOM folders.")
     ],
-    model: Annotated[Path, typer.Option(help="A run folder, a model folder, or a .a3d file.")],
+    model: Annotated[
+        list[Path], typer.Option(help="A run folder, a model folder, or a .a3d file. Give it several times to average several models.")
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the label maps; may not lie inside the folder of the scans.")],
-    configuration: Annotated[str | None, typer.Option(help="Default: 3d_fullres, else 2d.")] = None,
+    configuration: Annotated[
+        str | None,
+        typer.Option(help="One, or several such as 2d,3d_fullres whose probabilities are averaged. Default: 3d_fullres, else 2d."),
+    ] = None,
     folds: Annotated[str | None, typer.Option(help="Folds to fuse, such as 0,1,4 or full. Default: all that are there.")] = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="No mirrored copies and wider steps: many times faster, a little less exact.")
+    ] = False,
+    best: Annotated[bool, typer.Option("--best", help="Narrower steps and full precision: slower, hardly better.")] = False,
+    seconds_per_case: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="As thorough as fits into this time per scan, by the speed of one window on this machine."),
+    ] = None,
     mirror: Annotated[
-        bool, typer.Option("--mirror/--no-mirror", help="Average over mirrored copies: better, and up to eight times slower.")
-    ] = True,
-    step: Annotated[float, typer.Option(min=0.1, max=1.0, help="Distance between windows as a share of their size.")] = 0.5,
+        bool | None,
+        typer.Option("--mirror/--no-mirror", help="Average over mirrored copies: better, and up to eight times slower. Default: yes."),
+    ] = None,
+    step: Annotated[
+        float | None, typer.Option(min=0.1, max=1.0, help="Distance between windows as a share of their size. Default: 0.5.")
+    ] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16. auto takes bf16 only where it was seen to agree with fp32.")] = "auto",
     device: options.Device = "auto",
+    backend: Annotated[
+        str, typer.Option(help="torch, or openvino: often faster on a processor; needs the extra autoseg3d[openvino].")
+    ] = "torch",
     save_probabilities: Annotated[
         bool, typer.Option("--save-probabilities", help="Also write OUT/CASE.npz with the probability of each class.")
     ] = False,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="Also write OUT/CASE_entropy.nii.gz, and compare the folds with each other.")
+    ] = False,
+    max_memory: Annotated[
+        str | None, typer.Option(help="Stay below this much memory, such as 8GB; a scan that cannot is refused with what it needs.")
+    ] = None,
+    timeout: Annotated[float | None, typer.Option(min=1, help="Seconds that one scan may take before it is given up.")] = None,
     geometry: options.Geometry = "auto",
 ) -> None:
     """Segment scans with a trained model; each label map lies on its scan's own grid.
@@ -38,27 +64,37 @@ def predict(
 
       autoseg3d predict scans/ --model runs/hippocampus --out segmentations/
 
-      autoseg3d predict scan.nii.gz --model liver.a3d --out out/ --no-mirror
+      autoseg3d predict scan.nii.gz --model liver.a3d --out out/ --fast
+
+      autoseg3d predict scans/ --model a.a3d --model b.a3d --out out/ --max-memory 8GB
     """
     from autoseg3d import api
     from autoseg3d.cli import show
     from autoseg3d.prediction import PredictOptions
 
-    chosen = PredictOptions(
-        configuration=configuration,
-        folds=tuple(part.strip() for part in folds.split(",")) if folds else None,
+    if fast and best:
+        raise typer.BadParameter("give --fast or --best, not both")
+    chosen = PredictOptions.of_preset(
+        "fast" if fast else "best" if best else "default",
+        configurations=options.names(configuration),
+        folds=options.names(folds),
         mirror=mirror,
         step=step,
-        precision=options.precision_choice(precision),
+        precision=None if precision == "auto" else options.precision_choice(precision),
         device=device,
+        backend=options.backend_choice(backend),
         save_probabilities=save_probabilities,
+        uncertainty=uncertainty,
+        seconds_per_case=seconds_per_case,
+        timeout_seconds=timeout,
+        max_memory_bytes=options.memory_bytes(max_memory, "--max-memory"),
         geometry=options.geometry_choice(geometry),
     )
     with show.progress() as report:
         results = api.predict(scans, model, out, options=chosen, progress=report)
-    rows = [(result.case, result.status, "; ".join(result.reasons)) for result in results if result.status != "done"]
+    rows = [(r.case, r.status, "; ".join(r.reasons), "; ".join(r.remedies)) for r in results if r.status != "done"]
     if rows:
-        show.table("Look at these", ("case", "status", "why"), rows)
+        show.table("Look at these", ("case", "status", "why", "what to do"), rows)
     failed = sum(result.status == "failed" for result in results)
     flagged = sum(result.status == "review" for result in results)
     show.output.print(f"{len(results) - failed} of {len(results)} scans segmented into {out}, {flagged} to review, {failed} failed.")

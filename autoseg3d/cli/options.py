@@ -8,6 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from autoseg3d.io.nifti_forms import GeometryChoice
+    from autoseg3d.prediction.backends import Backend
     from autoseg3d.training.options import Augmentation, Freeze, Precision
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps. auto takes a GPU where there is one.")]
@@ -21,7 +22,12 @@ Geometry = Annotated[
 ]
 
 
-def memory_bytes(text: str | None) -> int | None:
+def names(text: str | None) -> tuple[str, ...] | None:
+    """The names in a list such as "0,1,4"; None stays None."""
+    return tuple(part.strip() for part in text.split(",")) if text else None
+
+
+def memory_bytes(text: str | None, option: str = "--memory") -> int | None:
     """Bytes of a size such as "8GB" or "512MB"; None stays None."""
     from planners.budget import PlanningError
     from planners.edit import parse_memory
@@ -29,7 +35,7 @@ def memory_bytes(text: str | None) -> int | None:
     try:
         return None if text is None else parse_memory(text)
     except PlanningError as error:
-        raise typer.BadParameter(f"--memory {text}: {error.reason}. {error.remedy}") from error
+        raise typer.BadParameter(f"{option} {text}: {error.reason}. {error.remedy}") from error
 
 
 def geometry_choice(text: str) -> GeometryChoice:
@@ -40,6 +46,11 @@ def geometry_choice(text: str) -> GeometryChoice:
 def precision_choice(text: str) -> Precision:
     """One of auto, fp32, bf16."""
     return cast("Precision", _one_of("--precision", text, ("auto", "fp32", "bf16")))
+
+
+def backend_choice(text: str) -> Backend:
+    """One of torch, openvino."""
+    return cast("Backend", _one_of("--backend", text, ("torch", "openvino")))
 
 
 def freeze_choice(text: str | None) -> Freeze | None:

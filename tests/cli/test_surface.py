@@ -21,13 +21,19 @@ OPTIONS = {
     },
     "predict": {
         "scans", "--model", "--out", "--configuration", "--folds", "--mirror", "--step", "--precision", "--device",
+        "--backend",
         "--save-probabilities", "--geometry",
+        "--fast", "--best", "--seconds-per-case", "--uncertainty", "--max-memory", "--timeout",
     },
     "evaluate": {"predictions", "reference", "--out", "--dataset", "--workers"},
-    "package": {"run", "--out"},
+    "select": {"run", "--configurations", "--workers"},
+    "compare": {"a", "b", "--reference", "--out", "--names", "--dataset", "--workers"},
+    "package": {"run", "--out", "--licence"},
     "info": {"model"},
     "import-nnunet": {"source", "--out", "--checkpoint"},
+    "export": {"model", "--out", "--format", "--configuration", "--fold"},
     "demo": {"folder", "--minutes"},
+    "doctor": {"folder", "--device"},
 }  # fmt: skip
 
 
