@@ -23,6 +23,7 @@ from autoseg3d.api.planning import (
     read_any_fingerprint,
     what_if,
 )
+from autoseg3d.api.reporting import report
 from autoseg3d.api.running import evaluate, import_nnunet, info, package, predict, train
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "plan_fingerprint",
     "predict",
     "read_any_fingerprint",
+    "report",
     "train",
     "what_if",
 ]

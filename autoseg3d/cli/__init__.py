@@ -8,7 +8,7 @@ import sys
 import typer
 
 from autoseg3d import __version__
-from autoseg3d.cli import data, demo, inference, judging, model, training, trust
+from autoseg3d.cli import data, demo, inference, judging, model, reports, training, trust
 
 app = typer.Typer(
     name="autoseg3d",
@@ -37,6 +37,7 @@ training.register(app)
 inference.register(app)
 judging.register(app)
 model.register(app)
+reports.register(app)
 demo.register(app)
 trust.register(app)
 

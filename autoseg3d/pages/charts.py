@@ -16,6 +16,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 10, 34
 _MOST_POINTS = 300
 _ROW = 34
 _NAME = 120
+_MARGIN = 0.03
 _COLOURS = 8
 
 
@@ -146,7 +147,8 @@ class DotChart:
         return render("dot_chart", self)
 
     def _range(self) -> tuple[float, float]:
-        return _range([v for row in self.rows for v in row.values])
+        low, high = _range([v for row in self.rows for v in row.values])
+        return low - _MARGIN * (high - low), high + _MARGIN * (high - low)
 
 
 def nice_ticks(low: float, high: float, *, about: int = 5) -> list[float]:

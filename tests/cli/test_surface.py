@@ -28,6 +28,7 @@ OPTIONS = {
     "evaluate": {"predictions", "reference", "--out", "--dataset", "--workers"},
     "select": {"run", "--configurations", "--workers"},
     "compare": {"a", "b", "--reference", "--out", "--names", "--dataset", "--workers"},
+    "report": {"folder", "--out", "--scans", "--viewer", "--workers"},
     "package": {"run", "--out", "--licence"},
     "info": {"model"},
     "import-nnunet": {"source", "--out", "--checkpoint"},
