@@ -38,6 +38,7 @@ FLOORS = {
     "autoseg3d.training": 7,
     "autoseg3d.select": 8,
     "autoseg3d.report": 8,
+    "autoseg3d.doctor": 8,
     "autoseg3d.api": 9,
     "autoseg3d.demo": 10,
     "autoseg3d.cli": 11,
