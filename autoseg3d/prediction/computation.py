@@ -24,7 +24,7 @@ class Computation:
     grid              from the working grid to the cropped scan
     previous          labels of a cascade's first stage
     precision         "fp32" or "bf16"
-    agreement         what the self-test of bfloat16 on this case gave, None where none was made
+    agreement         the agreement of bfloat16 that the precision was chosen by, None where none was looked at
     slab_limit_bytes  bound of the slab that is held at a time
     apart             whether the networks' own answers are wanted beside their mean
     """

@@ -1,17 +1,21 @@
-"""Which precision a prediction computes in: bfloat16 only where the device is fast in it and the model was seen to bear it."""
+"""Which precision a prediction computes in: bfloat16 only where the device is fast in it and the model was seen to bear it.
+
+What counts is the answer, not one pass of a network: mirrored copies and folds are averaged, and so are the roundings of
+bfloat16. The self-test therefore compares labels as they would be written, with all copies and folds. Training makes it on
+held-out cases and records it in the model; for other models it is made on the first scan of a batch and recorded with it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from autoseg3d.devices import fast_bfloat16
 from autoseg3d.networks.inference import optimise_for_inference
-from autoseg3d.sliding_window import WindowOptions, predict_slabs
-from planners.contract import Triple
+from autoseg3d.sliding_window import OneHot, WindowOptions, predict_slabs
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -39,22 +43,19 @@ def measure_agreement(
     networks: Sequence[nn.Module],
     reduced: Sequence[nn.Module],
     *,
-    patch: Triple,
+    options: WindowOptions,
     num_classes: int,
     regions: bool,
-    device: torch.device,
+    previous: OneHot | None = None,
 ) -> float | None:
-    """Agreement of `reduced` networks with `networks` on the window in the middle of an image (C, Z, Y, X).
+    """Agreement of `reduced` networks with `networks` on an image (C, Z, Y, X), computed as `options` say.
 
     None where neither finds any foreground there, so that nothing can be said.
     """
-    starts = [max(0, (n - p) // 2) for n, p in zip(image.shape[1:], patch, strict=True)]
-    z, y, x = (slice(s, s + p) for s, p in zip(starts, patch, strict=True))
-    middle, options = image[:, z, y, x], WindowOptions(patch=patch, device=device)
     found = []
     for members in (networks, reduced):
-        logits = torch.cat([slab.logits.clone() for slab in predict_slabs(middle, members, options, num_classes=num_classes)], dim=1)
-        found.append(_labels(logits, regions=regions))
+        slabs = predict_slabs(image, members, options, num_classes=num_classes, previous=previous)
+        found.append(_labels(torch.cat([slab.logits.clone() for slab in slabs], dim=1), regions=regions))
     return foreground_agreement(found[0], found[1])
 
 
@@ -66,8 +67,14 @@ def _labels(logits: Tensor, *, regions: bool) -> Tensor:
     return ((logits > 0) * bits[:, None, None, None]).sum(dim=0)
 
 
-def bears_bfloat16(recorded: float | None, device: torch.device) -> bool | None:
-    """Whether to compute in bfloat16 by what is known beforehand; None where a self-test has to tell."""
-    if not fast_bfloat16(device.type):
-        return False
-    return None if recorded is None else recorded >= REQUIRED_AGREEMENT
+@dataclass(frozen=True)
+class Choice:
+    """The precision that was chosen, and the agreement it was chosen by; None where none was needed, or none could be measured."""
+
+    precision: str
+    agreement: float | None = None
+
+    @classmethod
+    def by(cls, agreement: float | None) -> Choice:
+        """bfloat16 where the agreement is known and high enough."""
+        return cls("bf16" if agreement is not None and agreement >= REQUIRED_AGREEMENT else "fp32", agreement)

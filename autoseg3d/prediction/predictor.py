@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autoseg3d.case import Case, Placement, place
+from autoseg3d.devices import fast_bfloat16
 from autoseg3d.errors import ModelError, UsageError
 from autoseg3d.geometry import Geometry
 from autoseg3d.networks import build
@@ -23,7 +24,7 @@ from autoseg3d.package.manifest import CROSS_VALIDATION_FOLDS
 from autoseg3d.prediction.attempts import Attempt, attempts_on
 from autoseg3d.prediction.backends import Backend, device_for, ready_networks
 from autoseg3d.prediction.computation import Computation
-from autoseg3d.prediction.precision import DTYPES, Precision, bears_bfloat16, measure_agreement
+from autoseg3d.prediction.precision import DTYPES, Choice, Precision, measure_agreement
 from autoseg3d.prediction.running import Prediction, run_members
 from autoseg3d.preprocessing import WorkingCase, preprocess
 from autoseg3d.sliding_window import OneHot, WindowOptions, mirror_combinations, window_starts
@@ -32,8 +33,10 @@ from planners.plan import Plan
 Progress = Callable[[str, int, int], None]
 
 SLAB_LIMIT_BYTES = 2 * 2**30
-# A self-test costs about one and a half forward passes, and saves half of each that follows.
-_WORTH_A_TEST = 8
+# A self-test costs about one and a half windows, and saves half of each that follows.
+_WORTH_A_TEST = 6
+# Slices of a slicewise configuration that a self-test looks at; one may be empty.
+_SLICES = 16
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Predictor:
         networks: one or more, meeting the contract of a network; copied, not changed.
         device: where to compute.
         precision: "auto" takes bfloat16 where the device is fast in it and `bf16_agreement`, or a self-test on the
-            case itself, shows that foreground labels stay what they are.
+            first case that comes, shows that foreground labels stay what they are.
         mirror: average over flips along the plan's mirror axes.
         step: distance of windows as a share of the patch.
         slab_limit_bytes: bound of the accumulated slab; a larger one is computed in bands along axis 1.
@@ -87,6 +90,8 @@ class Predictor:
         self.previous = previous
         self._networks = tuple(networks)
         self._ready: dict[tuple[str, torch.device], tuple[nn.Module, ...]] = {}
+        self._chosen: dict[str, Choice] = {}
+        self._expected = 1
         if not networks or (previous is None) != (self.configuration.previous_stage is None):
             raise ValueError(f"{configuration} needs networks, and a predictor of its previous stage just where it has one")
 
@@ -171,11 +176,13 @@ class Predictor:
         if folds is not None and folds < len(self._networks):
             other._networks = self._networks[:folds]
             other._ready = {key: networks[:folds] for key, networks in self._ready.items()}
+        if (other.mirror, other.step, len(other._networks)) != (self.mirror, self.step, len(self._networks)):
+            other._chosen = {}  # what one way of computing bears says nothing about another
         return other
 
-    def middle(self, prepared: Prepared) -> Prepared:
-        """One window in the middle of a prepared case, as a case of its own."""
-        working, patch = prepared.working, self.configuration.patch_size
+    def middle(self, prepared: Prepared, *, slices: int = 1) -> Prepared:
+        """One window in the middle of a prepared case, as a case of its own; at least `slices` deep where there are so many."""
+        working, patch = prepared.working, (max(self.configuration.patch_size[0], slices), *self.configuration.patch_size[1:])
         starts = [max(0, (n - p) // 2) for n, p in zip(working.image.shape[1:], patch, strict=True)]
         z, y, x = (slice(s, s + p) for s, p in zip(starts, patch, strict=True))
         image = np.ascontiguousarray(working.image[:, z, y, x])
@@ -195,18 +202,18 @@ class Predictor:
         """A prepared case, set up to be computed in the way of `attempt`."""
         placement = prepared.working.placement
         image = torch.from_numpy(prepared.working.image)
-        precision, agreement = self._choose_precision(image, prepared, attempt.device)
+        chosen = self._choose_precision(prepared, attempt.device)
         return Computation(
             image=image,
-            networks=self._networks_for(precision, attempt.device),
+            networks=self._networks_for(chosen.precision, attempt.device),
             options=self._window_options(attempt),
             labels=self.plan.labels,
             grid=grid_map(placement.working_shape, placement.cropped_shape, separate=self._separate(placement)),
             placement=placement,
-            precision=precision,
+            precision=chosen.precision,
             slab_limit_bytes=max(1, self.slab_limit_bytes // attempt.frugal),
             previous=prepared.previous,
-            agreement=agreement,
+            agreement=chosen.agreement,
             apart=apart and len(self._networks) > 1,
         )
 
@@ -233,31 +240,55 @@ class Predictor:
             return ()
         return tuple(axis for axis in self.plan.mirror_axes if not (self.configuration.slicewise and axis == 0))
 
-    def _choose_precision(self, image: Tensor, prepared: Prepared, device: torch.device) -> tuple[str, float | None]:
-        """The precision to compute in, and the agreement that a self-test gave."""
+    def adopt(self, precision: str, agreement: float | None) -> None:
+        """Takes over what "auto" chose for earlier scans of the same batch, so that all of them are computed alike."""
+        if self.precision == "auto" and precision in DTYPES:
+            self._chosen = {self.device.type: Choice(precision, agreement)}
+
+    def expect(self, cases: int) -> None:
+        """Says how many cases are to come: a self-test must be worth its time."""
+        self._expected = cases
+
+    def _choose_precision(self, prepared: Prepared, device: torch.device) -> Choice:
+        """The precision to compute in: the first case that comes decides for all."""
         if self.precision != "auto":
-            return self.precision, None
-        known = bears_bfloat16(self.bf16_agreement, device)
-        if known is not None:
-            return "bf16" if known else "fp32", None
-        if prepared.previous is not None or self.forward_passes(prepared) < _WORTH_A_TEST:
-            return "fp32", None
-        measured = measure_agreement(
-            image,
+            return Choice(self.precision)
+        if not fast_bfloat16(device.type):
+            return Choice("fp32")
+        if device.type not in self._chosen:
+            recorded = self.bf16_agreement if self.mirror else None  # it was measured with mirrored copies
+            self._chosen[device.type] = Choice.by(self.self_test(prepared, device) if recorded is None else recorded)
+            self._ready.pop(("fp32" if self._chosen[device.type].precision == "bf16" else "bf16", device), None)
+        return self._chosen[device.type]
+
+    def self_test(self, prepared: Prepared, device: torch.device | None = None) -> float | None:
+        """Agreement of bfloat16 with float32 in the middle of a case; see `measure_agreement`.
+
+        None where there is no foreground, the device has no fast bfloat16, or the cases expected are not worth its time.
+        """
+        device = device or self.device
+        if not fast_bfloat16(device.type) or self._expected * self.windows(prepared) < _WORTH_A_TEST:
+            return None
+        sample = self.middle(prepared, slices=_SLICES)
+        return measure_agreement(
+            torch.from_numpy(sample.working.image),
             self._networks_for("fp32", device),
             self._networks_for("bf16", device),
-            patch=self.configuration.patch_size,
+            options=self._window_options(Attempt(device, 1, device)),
             num_classes=self.plan.labels.num_classes,
             regions=self.plan.labels.has_regions,
-            device=device,
+            previous=sample.previous,
         )
-        return "bf16" if measured is not None and bears_bfloat16(measured, device) else "fp32", measured
+
+    def windows(self, prepared: Prepared) -> int:
+        """Windows of a case."""
+        shape, patch = prepared.working.image.shape, self.configuration.patch_size
+        padded = (max(shape[1], patch[0]), max(shape[2], patch[1]), max(shape[3], patch[2]))
+        return len(window_starts(padded, patch, self.step))
 
     def forward_passes(self, prepared: Prepared) -> int:
         """Windows of a case times their mirrored copies."""
-        shape, patch = prepared.working.image.shape, self.configuration.patch_size
-        padded = (max(shape[1], patch[0]), max(shape[2], patch[1]), max(shape[3], patch[2]))
-        return len(window_starts(padded, patch, self.step)) * len(mirror_combinations(self._mirror_axes()))
+        return self.windows(prepared) * len(mirror_combinations(self._mirror_axes()))
 
     def _networks_for(self, precision: str, device: torch.device) -> tuple[nn.Module, ...]:
         key = (precision, device)

@@ -25,7 +25,7 @@ class Prediction:
     labels     (Z, Y, X) uint8 or uint16 on the grid of the case
     precision  "fp32" or "bf16", as it was computed; "mixed" where members differ
     device     where it was computed
-    agreement  what the self-test of bfloat16 on this case gave, the lowest of all members; None where none was made
+    agreement  of bfloat16, that the precision was chosen by, the lowest of all members; None where none was looked at
     seconds    wall-clock time of "network" and "export"
     notes      what went another way than asked for
     counts     per member how far its networks agree; None where that was not asked for

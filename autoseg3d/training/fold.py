@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import statistics
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,13 +31,18 @@ from autoseg3d.preprocessing import CaseStore, prepare
 from autoseg3d.run import RunFolder
 from autoseg3d.sliding_window import OneHot
 from autoseg3d.training.cascade import CascadeStore, held_out_predictions, with_previous_stage
+from autoseg3d.training.event_files import EventFiles
+from autoseg3d.training.examples import Examples
 from autoseg3d.training.folder import FoldFolder, check_identity, continued_recipe, fold_folder
 from autoseg3d.training.interruption import Interruption
+from autoseg3d.training.loop import Observer
 from autoseg3d.training.options import Chosen, FoldResult, Precision, TrainOptions, recipe
+from autoseg3d.training.outlook import describe
 from autoseg3d.training.ranks import Ranks, join, local_device
 from autoseg3d.training.session import Session, Watch
 from autoseg3d.training.splits import FULL, Split, Splits, read_splits
 from autoseg3d.training.state import Environment, Identity, Progress, State, forget_older
+from autoseg3d.training.transfer import Loaded, Start, find_start, found_again
 from autoseg3d.training.validation import HeldOut, mean_dice, predict_cases, score_cases
 from autoseg3d.workers import worker_count
 from planners.plan import Plan, TrainingPlan
@@ -43,8 +50,11 @@ from planners.plan import Plan, TrainingPlan
 Report = Callable[[str, int, int], None]
 Store = CaseStore | CascadeStore
 
-# Where the smoothed pseudo-Dice ended this far below its best, the run went astray and the best weights are taken.
-_ASTRAY = 0.02
+# Where the smoothed training loss ended above its best by this share of all it had fallen, the run went astray.
+_ASTRAY, _SMOOTHING = 0.1, 0.9
+_NOT_IN_MANIFEST = {"configuration", "fold", "weights_sha256", "training", "forecast_seconds", "real_seconds"}
+# Held-out cases on which bfloat16 is compared with float32.
+_SELF_TESTS = 5
 
 
 def train_fold(
@@ -87,19 +97,28 @@ def train_fold(
     splits = read_splits(run / "splits.json")
     split = splits.fold(fold, [case.id for case in dataset.cases])
     folder = fold_folder(run, configuration, fold)
+    start = None
+    if options.start_from is not None:
+        start = find_start(options.start_from, configuration=configuration, fold=fold, dataset_name=plan.dataset_name)
+    start_from = None if start is None else start.weights_sha256
     with lock(folder.path) if ranks.leads else contextlib.nullcontext(), Interruption() as interruption:
-        result, state = ranks.leader_first(lambda: _entered(folder, options))
+        result, state = ranks.leader_first(lambda: _entered(folder, options, start_from))
         if result is not None:
             watch({"event": "done", "message": f"Fold {fold} of {configuration} is finished already"})
             return result
-        training = recipe(plan.training, options) if state is None else continued_recipe(state.record.training, options)
-        fitting = _Fitting(RunFolder(run), dataset, plan, configuration, fold, splits, split, options, folder, watch, progress, ranks)
+        if state is None:
+            training = recipe(plan.training, options, start_from=start_from)
+        else:
+            training = continued_recipe(state.record.training, options, start_from=start_from)
+        fitting = _Fitting(
+            RunFolder(run), dataset, plan, configuration, fold, splits, split, options, folder, watch, progress, ranks, start
+        )
         return fitting.train(training, state, interruption)
 
 
-def _entered(folder: FoldFolder, options: TrainOptions) -> tuple[FoldResult | None, State | None]:
+def _entered(folder: FoldFolder, options: TrainOptions, start_from: str | None) -> tuple[FoldResult | None, State | None]:
     """The result of a fold that is finished, else the state to go on from, if any."""
-    result = folder.finished(options)
+    result = folder.finished(options, start_from=start_from)
     return result, None if result is not None else folder.enter(options)
 
 
@@ -119,6 +138,7 @@ class _Fitting:
     watch: Watch
     progress: Report | None
     ranks: Ranks
+    start: Start | None
 
     def train(self, training: TrainingPlan, state: State | None, interruption: Interruption) -> FoldResult:
         """Prepares, trains, validates, packages; with the threads of the saved state, so that results stay the same."""
@@ -150,14 +170,33 @@ class _Fitting:
             interruption=interruption,
             watch=self.watch,
             ranks=self.ranks,
+            start=None if training.start_from is None else functools.partial(self._start, training.start_from),
+            observers=self._observers(store, state) if self.ranks.leads else (),
         )
         self._announce(session)
         session.train(state)
-        chosen = choose_weights(session.progress, training, full=self.fold == FULL)
+        chosen = choose_weights(session.progress, training)
         if self.ranks.leads:
             result = self._finish(session, chosen, session.engine.weights(chosen), store)
         self.ranks.wait()
         return result if self.ranks.leads else read_contract(self.folder.result_file, FoldResult)
+
+    def _start(self, weights_sha256: str) -> Start:
+        """The network to start from, found again where its path is only known from the session before."""
+        start = self.start or found_again(self.folder.start_file, weights_sha256, configuration=self.configuration, fold=self.fold)
+        if warning := start.leak(self.plan, self.split.validation, self.fold):
+            self.watch({"event": "alarm", "message": warning})
+        return start
+
+    def _observers(self, store: Store, state: State | None) -> tuple[Observer, ...]:
+        """Who watches: example pictures, and event files where asked for."""
+        found: list[Observer] = []
+        if self.options.pictures:
+            case = (self.split.validation or self.split.train)[0]
+            found.append(Examples(self.folder.pictures, store, case, self.plan, self.configuration))
+        if self.options.tensorboard:
+            found.append(EventFiles(self.folder.tensorboard, state.record.progress["log"] if state is not None else []))
+        return tuple(found)
 
     def _prepare(self) -> Store:
         """All usable cases, so that every fold finds the same ones prepared; a cascade's with the stage before it."""
@@ -184,7 +223,7 @@ class _Fitting:
         return cast(GeometryChoice, self.run.record().geometry)
 
     def _finish(self, session: Session, chosen: Chosen, weights: dict[str, Tensor], store: Store) -> FoldResult:
-        p, digest = session.progress, _weights_digest(weights)
+        p, digest, began = session.progress, _weights_digest(weights), time.monotonic()
         scores, agreement = self._validate(session, weights, digest, store)
         dice, mean = mean_dice(scores, self.plan.labels) if scores is not None else ({}, None)
         cases = len(scores.cases) if scores is not None else 0
@@ -202,17 +241,21 @@ class _Fitting:
             attempts=p.attempt,
             training=session.training,
             weights_sha256=digest,
+            started_from=read_contract(self.folder.start_file, Loaded).source if session.training.start_from else None,
+            forecast_seconds=round(p.forecast_seconds, 3),
+            real_seconds=round(p.elapsed + time.monotonic() - began, 3),
         )
         self._package(result, weights, agreement)
         self.folder.finish(result)
         forget_older(self.folder.state)
         reached = "" if mean is None else f", mean Dice {mean:.4f} over {cases} held-out cases"
-        self.watch({"event": "done", "message": f"Fold {self.fold} of {self.configuration} is done{reached}"})
+        took = f"It took {describe(result.real_seconds or 0)}; the forecast was {describe(p.forecast_seconds)}"
+        self.watch({"event": "done", "message": f"Fold {self.fold} of {self.configuration} is done{reached}. {took}"})
         return result
 
     def _package(self, result: FoldResult, weights: dict[str, Tensor], agreement: float | None) -> None:
         create_package(self.run.model, self.plan, self.run.fingerprint())
-        scores = result.model_dump(mode="json", exclude={"configuration", "fold", "weights_sha256", "training"})
+        scores = result.model_dump(mode="json", exclude=_NOT_IN_MANIFEST)
         if agreement is not None:
             scores["bf16_agreement"] = agreement
         add_fold(self.run.model, configuration=self.configuration, fold=self.fold, weights=weights, scores=scores)
@@ -229,6 +272,7 @@ class _Fitting:
         predictor = Predictor(
             alone, self.configuration, [network.eval()], device=session.device, precision=_inference(self.options.precision)
         )
+        predictor.expect(len(self.split.validation))
         agreements: list[float] = []
         cases = [self._held_out(case, predictor, store, agreements) for case in self.split.validation]
         failed = predict_cases(cases, self.folder.validation, weights_sha256=digest, progress=self.progress)
@@ -240,10 +284,11 @@ class _Fitting:
 
     def _held_out(self, case_id: str, predictor: Predictor, store: Store, agreements: list[float]) -> HeldOut:
         def predict() -> tuple[np.ndarray, Geometry]:
-            predicted = predictor.run(self._prepared(case_id, store))
-            if predicted.agreement is not None:
-                agreements.append(predicted.agreement)
-            return predicted.labels, store.placement(case_id).native
+            prepared = self._prepared(case_id, store)
+            if predictor.precision == "auto" and len(agreements) < _SELF_TESTS:
+                agreement = predictor.self_test(prepared)
+                agreements.extend([] if agreement is None else [agreement])
+            return predictor.run(prepared).labels, store.placement(case_id).native
 
         return HeldOut(files=store.raw_files(case_id), choice=self._geometry_choice(), predict=predict)
 
@@ -284,14 +329,17 @@ class _Fitting:
         self.watch({"event": "start", "fold": self.fold, "configuration": self.configuration, "message": message})
 
 
-def choose_weights(progress: Progress, training: TrainingPlan, *, full: bool) -> Chosen:
+def choose_weights(progress: Progress, training: TrainingPlan) -> Chosen:
     """Which weights are packaged: the last ones, averaged where the recipe averages, for they follow the whole schedule.
 
-    Only where the smoothed pseudo-Dice ended well below its best did the run go astray; then the best ones are taken.
-    Where no case is held out, the pseudo-Dice is of training cases and cannot tell.
+    Only where the training loss, smoothed over epochs, ended well above its best did the run go astray; then the weights with
+    the best pseudo-Dice are taken. Held-out cases have no say in whether that is so, or their scores would flatter.
     """
-    astray = progress.ema is not None and progress.best_ema is not None and progress.ema < progress.best_ema - _ASTRAY
-    if astray and not full:
+    losses = [record["loss"] for record in progress.log if record["attempt"] == progress.attempt and record["loss"] is not None]
+    smooth = losses[:1]
+    for loss in losses[1:]:
+        smooth.append(_SMOOTHING * smooth[-1] + (1 - _SMOOTHING) * loss)
+    if smooth and smooth[-1] > min(smooth) + _ASTRAY * (smooth[0] - min(smooth)) and progress.best_ema is not None:
         return "best"
     return "averaged" if training.ema_decay > 0 else "final"
 

@@ -132,33 +132,60 @@ class Rounded(PerVoxel):
 
 @pytest.mark.parametrize(("recorded", "wanted"), [(0.9999, "bf16"), (0.5, "fp32")])
 def test_a_recorded_self_test_decides(recorded: float, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autoseg3d.prediction.precision.fast_bfloat16", lambda kind: True)
+    monkeypatch.setattr("autoseg3d.prediction.predictor.fast_bfloat16", lambda kind: True)
     predictor = Predictor(plan(), "3d_fullres", [PerVoxel([0, 1, -1], [0, 0, 0])], device="cpu", bf16_agreement=recorded)
     prediction = predictor.predict(case(noise((9, 9, 9))))
-    assert (prediction.precision, prediction.agreement) == (wanted, None)
+    assert (prediction.precision, prediction.agreement) == (wanted, recorded)
 
 
 @pytest.mark.parametrize(
     ("network", "wanted"),
     [(PerVoxel([0.0, 8.0, -8.0], [0.0, 0.0, 0.0]), "bf16"), (Rounded([0.0, 1.0, -1.0], [0.0, -0.01, -0.01]), "fp32")],
 )
-def test_else_the_case_itself_is_the_self_test(network: nn.Module, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autoseg3d.prediction.precision.fast_bfloat16", lambda kind: True)
+def test_else_the_first_case_is_the_self_test_and_decides_for_all(network: nn.Module, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoseg3d.prediction.predictor.fast_bfloat16", lambda kind: True)
     image = np.sign(noise((12, 12, 12))) if wanted == "bf16" else noise((12, 12, 12))
-    prediction = Predictor(plan(), "3d_fullres", [network], device="cpu").predict(case(image))
+    predictor = Predictor(plan(), "3d_fullres", [network], device="cpu")
+    prediction = predictor.predict(case(image))
     assert prediction.precision == wanted
     assert prediction.agreement is not None
     assert (prediction.agreement >= 0.999) == (wanted == "bf16")
+    following = predictor.predict(case(noise((9, 10, 9), seed=5)))
+    assert (following.precision, following.agreement) == (wanted, prediction.agreement)
+
+
+def test_a_record_says_nothing_about_prediction_without_mirrored_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoseg3d.prediction.predictor.fast_bfloat16", lambda kind: True)
+    network = Rounded([0.0, 1.0, -1.0], [0.0, -0.01, -0.01])
+    predictor = Predictor(plan(), "3d_fullres", [network], device="cpu", mirror=False, bf16_agreement=1.0)
+    assert predictor.predict(case(noise((12, 12, 12)))).precision == "fp32"
+
+
+def test_few_windows_are_not_worth_a_self_test_and_many_cases_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoseg3d.prediction.predictor.fast_bfloat16", lambda kind: True)
+    single, network = case(np.sign(noise((8, 8, 8)))), PerVoxel([0.0, 8.0, -8.0], [0.0, 0.0, 0.0])
+    for expected, wanted in ((1, "fp32"), (10, "bf16")):
+        predictor = Predictor(plan(), "3d_fullres", [network], device="cpu")
+        predictor.expect(expected)
+        assert predictor.predict(single).precision == wanted
+
+
+def test_a_rerun_computes_as_the_run_that_was_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoseg3d.prediction.predictor.fast_bfloat16", lambda kind: True)
+    predictor = Predictor(plan(), "3d_fullres", [PerVoxel([0.0, 8.0, -8.0], [0.0, 0.0, 0.0])], device="cpu")
+    predictor.adopt("fp32", 0.5)
+    found = predictor.predict(case(np.sign(noise((12, 12, 12)))))
+    assert (found.precision, found.agreement) == ("fp32", 0.5)
 
 
 def test_without_foreground_nothing_is_risked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autoseg3d.prediction.precision.fast_bfloat16", lambda kind: True)
+    monkeypatch.setattr("autoseg3d.prediction.predictor.fast_bfloat16", lambda kind: True)
     prediction = Predictor(plan(), "3d_fullres", [PerVoxel([0, 0, 0], [1, 0, 0])], device="cpu").predict(case(noise((9, 9, 9))))
     assert (prediction.precision, prediction.agreement) == ("fp32", None)
 
 
 def test_a_device_that_is_slow_in_bfloat16_stays_with_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autoseg3d.prediction.precision.fast_bfloat16", lambda kind: False)
+    monkeypatch.setattr("autoseg3d.prediction.predictor.fast_bfloat16", lambda kind: False)
     predictor = Predictor(plan(), "3d_fullres", [PerVoxel([0, 1, -1], [0, 0, 0])], device="cpu", bf16_agreement=1.0)
     assert predictor.predict(case(noise((9, 9, 9)))).precision == "fp32"
 
