@@ -127,7 +127,7 @@ def _slices_of(file: Path) -> list[_Found]:
     tags = read_tags(file)
     size = _size(file, tags)
     _refuse_unsupported(file, tags)
-    _refuse_too_few(file, tags, size, stored)
+    _check_pixels(file, tags, size, stored)
     if tags.get("0028|0008", "") not in ("", "1"):
         series, places = read_frames(file)
         return [_Found(_slice(file, frame, series, *place, size)) for frame, place in enumerate(places)]
@@ -177,7 +177,13 @@ def _refuse_unsupported(file: Path, tags: Tags) -> None:
         )
 
 
-def _refuse_too_few(file: Path, tags: Tags, size: tuple[int, int], stored: int | None) -> None:
+def _check_pixels(file: Path, tags: Tags, size: tuple[int, int], stored: int | None) -> None:
+    if tags.get("0028|0103") not in ("0", "1"):
+        got = tags.get("0028|0103") or "nothing"
+        raise ReadError("voxels are neither signed nor unsigned", file=file, field="PixelRepresentation", code="E_DICOM", got=got)
+    for tag, name in (("0028|1053", "RescaleSlope"), ("0028|1052", "RescaleIntercept")):
+        if tags.get(tag) and _numbers(tags, tag, 1) is None:
+            raise ReadError("the scaling of voxel values is no number", file=file, field=name, code="E_SCALE", got=ascii(tags[tag]))
     bits, frames = _numbers(tags, "0028|0100", 1) or (0.0,), _numbers(tags, "0028|0008", 1) or (1.0,)
     wanted = int(size[0] * size[1] * bits[0] * frames[0]) // 8
     if stored is not None and stored < wanted:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from autoseg3d.errors import ReadError
 from autoseg3d.io.payload import truncated
 
 MAGIC, MAGIC_AT = b"DICM", 128
@@ -31,9 +32,9 @@ def starts_like_dicom(head: bytes) -> bool:
 
 
 def pixel_bytes(file: Path) -> int | None:
-    """Bytes of uncompressed pixels, all there; None where they are compressed, or the structure breaks the rules (GDCM may know).
+    """Bytes of uncompressed pixels, all there; None where they are compressed.
 
-    Raises E_TRUNCATED where the file ends before its pixels do.
+    Raises E_TRUNCATED where the file ends before its pixels do, E_DICOM where its elements do not follow each other.
     """
     size = file.stat().st_size
     with open(file, "rb") as stream:
@@ -41,8 +42,9 @@ def pixel_bytes(file: Path) -> int | None:
             return _length_of_pixels(stream, size)
         except EOFError as error:
             raise truncated(file, wanted="more", got=size) from error
-        except ValueError:
-            return None
+        except ValueError as error:
+            what = f"the elements of the DICOM file do not follow each other ({error})"
+            raise ReadError(what, file=file, code="E_DICOM", remedy="Export the series again") from error
 
 
 def _length_of_pixels(stream: IO[bytes], size: int) -> int | None:

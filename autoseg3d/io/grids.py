@@ -120,6 +120,15 @@ def checked(shape: Triple, matrix: np.ndarray, *, path: Path, header: NiftiHeade
     return Geometry.from_affine(shape, matrix, header), notes
 
 
+def positive(spacing: np.ndarray, *, path: Path, field: str) -> np.ndarray:
+    """`spacing`, a distance along each axis. Raises E_GEOMETRY where one is not above 0: a sign there is no direction."""
+    if not (spacing > 0).all():
+        raise GeometryError(
+            "distances between voxels must be above 0", file=path, field=field, got=_triple(spacing), remedy="Export the scan again"
+        )
+    return spacing
+
+
 def from_lps(matrix: np.ndarray) -> np.ndarray:
     """A voxel-to-world matrix of ITK or DICOM (x to the left, y to the back) in RAS+."""
     result = matrix.copy()

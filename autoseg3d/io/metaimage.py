@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from autoseg3d.errors import GeometryError, ReadError
-from autoseg3d.io.grids import checked, from_lps
+from autoseg3d.io.grids import checked, from_lps, positive
 from autoseg3d.io.nifti_forms import GeometryChoice
-from autoseg3d.io.payload import GZIP_MAGIC, Compression, Payload, open_payload
+from autoseg3d.io.payload import GZIP_MAGIC, Compression, Payload, beside, open_payload
 from autoseg3d.io.voxels import Layout
 
 _LONGEST_HEADER = 1 << 16
@@ -116,11 +116,11 @@ def _place(header: _Header) -> tuple[Path, int]:
         return header.path, header.length
     if name.upper().startswith("LIST") or "%" in name or "\0" in name:
         raise _bad(header.path, "ElementDataFile", "must name one file", name)
-    return header.path.parent / name, 0
+    return beside(header.path, name), 0
 
 
 def _compression(header: _Header, data: Path, start: int) -> Compression:
-    if not header.flag("CompressedData") or not data.is_file():
+    if not header.flag("CompressedData"):
         return "none"
     with open(data, "rb") as file:
         file.seek(start)
@@ -175,9 +175,12 @@ def _matrix(header: _Header, dims: int, choice: GeometryChoice) -> tuple[np.ndar
             code="E_NO_ORIENT",
             remedy="Export the scan again, or use --geometry pixdim to assume that x runs to the patient's left and y to the back",
         )
-    spacing = header.numbers("ElementSpacing" if "ElementSpacing" in header.fields else "ElementSize", dims)[:3]
+    field = "ElementSpacing" if "ElementSpacing" in header.fields else "ElementSize"
+    spacing = positive(header.numbers(field, dims)[:3], path=header.path, field=field)
     matrix = np.eye(4)
     matrix[:3, :3] = directions * spacing
     if "Offset" in header.fields:
         matrix[:3, 3] = header.numbers("Offset", dims)[:3]
+    else:
+        notes += ("no origin in the header: the first voxel is taken to lie at 0 0 0",)
     return matrix, notes

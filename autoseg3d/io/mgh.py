@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from autoseg3d.errors import GeometryError, ReadError
-from autoseg3d.io.grids import checked
+from autoseg3d.io.grids import checked, positive
 from autoseg3d.io.payload import Payload, open_payload
 from autoseg3d.io.voxels import Layout
 
@@ -43,7 +43,8 @@ def _layout(head: bytes, path: Path) -> Layout:
         raise GeometryError(
             "the header does not say how the patient lies", file=path, field="goodRASFlag", code="E_NO_ORIENT", got=good_ras
         )
-    spacing, directions, centre = np.array(numbers[:3]), np.array(numbers[3:12]).reshape(3, 3).T, np.array(numbers[12:])
+    spacing = positive(np.array(numbers[:3]), path=path, field="spacing")
+    directions, centre = np.array(numbers[3:12]).reshape(3, 3).T, np.array(numbers[12:])
     matrix = np.eye(4)
     with np.errstate(invalid="ignore", over="ignore"):
         matrix[:3, :3] = directions * spacing

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from autoseg3d.errors import GeometryError, ReadError
-from autoseg3d.io.grids import checked
+from autoseg3d.io.grids import checked, positive
 from autoseg3d.io.nifti_forms import GeometryChoice
-from autoseg3d.io.payload import Compression, Payload, open_payload
+from autoseg3d.io.payload import Compression, Payload, beside, open_payload
 from autoseg3d.io.voxels import Layout
 
 _LONGEST_HEADER = 1 << 16
@@ -31,6 +31,22 @@ _TYPE_NAMES = {
 }
 _DTYPES = {name: dtype for dtype, names in _TYPE_NAMES.items() for name in names.split(",")}
 _COMPRESSIONS: dict[str, Compression] = {"raw": "none", "gz": "gzip", "gzip": "gzip", "bz2": "bzip2", "bzip2": "bzip2"}
+_OTHER_NAMES = {
+    "datafile": "data file",
+    "byteskip": "byte skip",
+    "lineskip": "line skip",
+    "blocksize": "block size",
+    "oldmin": "old min",
+    "oldmax": "old max",
+    "axismins": "axis mins",
+    "axismaxs": "axis maxs",
+    "sampleunits": "sample units",
+    "centers": "centerings",
+}
+_FIELDS = {
+    *("space", "space dimension", "space units", "space origin", "space directions", "measurement frame", "dimension", "type", "encoding"),
+    *("endian", "content", "min", "max", "number", "sizes", "spacings", "thicknesses", "labels", "units", "kinds", *_OTHER_NAMES.values()),
+}
 _ABBREVIATIONS = {"ras": "right-anterior-superior", "las": "left-anterior-superior", "lps": "left-posterior-superior"}
 _TOWARDS_RAS = ({"right": 1.0, "left": -1.0}, {"anterior": 1.0, "posterior": -1.0}, {"superior": 1.0, "inferior": -1.0})
 
@@ -93,7 +109,9 @@ def _header(path: Path) -> _Header:
     for line in head[:length].decode("latin-1").splitlines()[1:]:
         if ": " in line and not line.startswith("#") and ":=" not in line.split(": ")[0]:
             name, value = line.split(": ", 1)
-            name = {"datafile": "data file", "byteskip": "byte skip", "lineskip": "line skip"}.get(name.lower(), name.lower())
+            name = _OTHER_NAMES.get(name.lower().replace(" ", ""), name.lower())
+            if name not in _FIELDS:  # a misspelt one would be missed in silence
+                raise _bad(path, ascii(name[:40]), "is not known", value.strip()[:40])
             if name in fields:
                 raise _bad(path, name, "stands twice", value)
             fields[name] = value.strip()
@@ -109,7 +127,7 @@ def _place(header: _Header) -> tuple[Path, int]:
         return header.path, header.length
     if name.upper().startswith("LIST") or "%" in name or "\0" in name:
         raise _bad(header.path, "data file", "must name one file", name)
-    return header.path.parent / name, 0
+    return beside(header.path, name), 0
 
 
 def _byte_skip(header: _Header, data: Path, start: int, num_bytes: int, *, raw: bool) -> int:
@@ -138,6 +156,8 @@ def _layout(header: _Header, choice: GeometryChoice) -> Layout:
     matrix[:3] *= np.array(_signs(header, choice))[:, None]
     x, y, z = (sizes[axis] for axis in spatial)
     grid, notes = checked((z, y, x), matrix, path=path)
+    if "space origin" not in header.fields:
+        notes += ("no origin in the header: the first voxel is taken to lie at 0 0 0",)
     if "space" not in header.fields:
         notes += ("no orientation in the header: x is assumed to run to the patient's left, y to the back; check the sides",)
     channels = sizes[others[0]] if others else 1
@@ -162,6 +182,7 @@ def _directions(header: _Header, count: int, choice: GeometryChoice) -> list[np.
         if choice != "pixdim" or "spacings" not in header.fields or count != 3:
             raise _no_orientation(header.path)
         spacings = _vector(header, "spacings", ",".join(header.get("spacings").split()))
+        positive(spacings, path=header.path, field="spacings")
         return [row * spacing for row, spacing in zip(np.eye(3), spacings, strict=True)]
     words = re.findall(r"none|\([^)]*\)", header.get("space directions"))
     if len(words) != count:

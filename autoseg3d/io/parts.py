@@ -20,8 +20,8 @@ _SNIFFED_BYTES = 4096
 def parts(path: Path) -> list[Path]:
     """Every file of the volume at `path`: all of a DICOM folder, both of a .hdr/.img pair, a text header and the file it names.
 
-    A file that is named but missing is among them; of a header that cannot be read only the header. Raises OSError where
-    `path` itself cannot be looked at.
+    Of a header that cannot be read, or names a file that is not there, only the header. Raises OSError where `path` itself
+    cannot be looked at.
     """
     if path.is_dir():
         return sorted(entry for entry in path.iterdir() if entry.is_file() and not is_clutter(entry.name))

@@ -65,6 +65,15 @@ def refuse_special(path: Path) -> None:
         raise ReadError("not a file but a pipe or a device", file=path, code="E_FORMAT", wanted="a scan")
 
 
+def beside(header: Path, name: str) -> Path:
+    """The voxel file that a text header names. Raises E_MISSING, naming both, where it is not there."""
+    path = header.parent / name
+    if not path.is_file():
+        what = "the file with the voxels, which this header names, is missing"
+        raise ReadError(what, file=header, code="E_MISSING", wanted=ascii(name), remedy="Copy both files, side by side")
+    return path
+
+
 class Payload:
     """A verified, forward-only stream of the bytes of one file from `start`, decompressed."""
 

@@ -151,6 +151,7 @@ def test_a_tilted_gantry(tmp_path: Path) -> None:
         ({"PixelSpacing": [0, 0.9]}, "E_NO_ORIENT"),
         ({"ImagePositionPatient": None}, "E_NO_ORIENT"),
         ({"PixelSpacing": [200, 200]}, "E_SPACING"),
+        ({"PixelRepresentation": 2}, "E_DICOM"),
     ],
 )
 def test_slices_that_are_not_supported(tmp_path: Path, tags: dict[str, Any], code: str) -> None:
@@ -164,6 +165,15 @@ def test_slices_that_are_not_supported(tmp_path: Path, tags: dict[str, Any], cod
     else:
         make_series(tmp_path / "s", **tags)
     _refused(tmp_path / "s", code)
+
+
+@pytest.mark.parametrize(("old", "new"), [(b"-10.5", b"-10,5"), (b"-10.5", b"10.5-"), (b"\xe0\x7f\x10\0OW", b"\xe0\x7f\x12\0OW")])
+def test_damaged_elements(tmp_path: Path, old: bytes, new: bytes) -> None:
+    """GDCM reads "-10,5" as -10, and gives zeros where there are no pixels."""
+    folder = make_series(tmp_path / "s", RescaleIntercept="-10.5")
+    path = sorted(folder.iterdir())[1]
+    path.write_bytes(path.read_bytes().replace(old, new))
+    _refused(folder, "E_SCALE" if b"10" in old[:3] else "E_TRUNCATED")
 
 
 def test_colours(tmp_path: Path) -> None:

@@ -103,6 +103,7 @@ def test_byte_order_and_header_size(tmp_path: Path, volume: np.ndarray) -> None:
         ({"TransformMatrix": "1 0 0 0 1 0 0 0 nan"}, "E_GEOMETRY"),
         ({"TransformMatrix": "1 0 0 1 0 0 0 0 1"}, "E_GEOMETRY"),
         ({"ElementSpacing": "2 2 0"}, "E_GEOMETRY"),
+        ({"ElementSpacing": "2 -2 3"}, "E_GEOMETRY"),
         ({"ElementSpacing": "2 2 0.001"}, "E_SPACING"),
         ({"ElementDataFile": "LIST"}, "E_HEADER"),
         ({"HeaderSize": "-2"}, "E_HEADER"),
@@ -113,6 +114,10 @@ def test_byte_order_and_header_size(tmp_path: Path, volume: np.ndarray) -> None:
 )
 def test_headers_that_are_refused(tmp_path: Path, volume: np.ndarray, fields: dict[str, str], code: str) -> None:
     assert _code(meta(tmp_path / "a.mha", volume, **fields)) == code  # type: ignore[arg-type]
+
+
+def test_a_missing_origin_is_noted(tmp_path: Path, volume: np.ndarray) -> None:
+    assert "no origin" in read_volume(meta(tmp_path / "a.mha", volume, drop=("Offset",))).notes[0]
 
 
 def test_orientation_can_be_assumed(tmp_path: Path, volume: np.ndarray) -> None:

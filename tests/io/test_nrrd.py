@@ -95,6 +95,12 @@ def test_spaces(tmp_path: Path, volume: np.ndarray, space: str, orientation: str
     assert np.allclose(geometry.matrix[:3, 3], np.multiply(signs, (1, 2, 3)))
 
 
+def test_a_missing_origin_is_noted(tmp_path: Path, volume: np.ndarray) -> None:
+    read = read_volume(nrrd(tmp_path / "a.nrrd", volume, drop=("space origin",)))
+    assert np.allclose(read.geometry.matrix[:3, 3], 0)
+    assert "no origin" in read.notes[0]
+
+
 def test_vector_axes_are_channels(tmp_path: Path, volume: np.ndarray) -> None:
     stack = np.stack([volume, volume + 1])
     last = nrrd(tmp_path / "a.nrrd", stack, dimension="4", space_directions="(2,0,0) (0,2,0) (0,0,3) none")
@@ -133,6 +139,8 @@ def test_truncation_and_damage(tmp_path: Path, volume: np.ndarray) -> None:
         ({"space_units": '"m" "m" "m"'}, "E_UNIT"),
         ({"line_skip": "3"}, "E_HEADER"),
         ({"line_skip": "many"}, "E_HEADER"),
+        ({"space_oripin": "(4,5,6)"}, "E_HEADER"),
+        ({"data_file": "."}, "E_MISSING"),
         ({"byte_skip": "-2"}, "E_HEADER"),
         ({"data_file": "LIST"}, "E_HEADER"),
         ({"drop": ("space",)}, "E_NO_ORIENT"),
@@ -149,7 +157,7 @@ def test_spacings_without_orientation_can_be_assumed(tmp_path: Path, volume: np.
     assert _code(path) == "E_NO_ORIENT"
     read = read_volume(path, geometry="pixdim")
     assert read.geometry.orientation == "LPS"
-    assert "no orientation" in read.notes[0]
-    for spacings in ("2 2", "2 2 wide", "2 2 3 4"):
+    assert any("no orientation" in note for note in read.notes)
+    for spacings in ("2 2", "2 2 wide", "2 2 3 4", "2 2 -3"):
         path = nrrd(tmp_path / "a.nrrd", volume, drop=("space", "space directions", "space origin"), spacings=spacings)
-        assert _code(path, geometry="pixdim") in ("E_HEADER", "E_DIM")
+        assert _code(path, geometry="pixdim") in ("E_HEADER", "E_DIM", "E_GEOMETRY")

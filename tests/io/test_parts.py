@@ -33,8 +33,7 @@ def test_voxels_in_a_file_of_another_name_are_seen(tmp_path: Path, volume: np.nd
     os.utime(tmp_path / "voxels.raw", ns=(1, 1))
     assert stamps(path) != before
     (tmp_path / "voxels.raw").unlink()
-    with pytest.raises(FileNotFoundError):
-        stamps(path)
+    assert parts(path) == [path]
 
 
 @pytest.mark.parametrize("ending", ["nrrd", "nhdr", "mha", "mhd"])
