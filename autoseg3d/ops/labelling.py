@@ -25,6 +25,8 @@ from autoseg3d.ops.resampling import nearest_index, source_positions
 from planners.contract import Triple
 from planners.labels import LabelTable
 
+_CHUNK_BYTES = 8 * 2**20
+
 
 @dataclass(frozen=True)
 class AxisMap:
@@ -286,10 +288,20 @@ class _Borders:
         if len(self._voxels) == 0:
             return self.certain
         columns = _between(self._low, self._high, fraction)
-        logits = columns.index_select(1, self._corners[0]) * self._weights[0]
-        for corner, weight in zip(self._corners[1:], self._weights[1:], strict=True):
-            logits.addcmul_(columns.index_select(1, corner), weight)
-        return self.certain.index_copy(0, self._voxels, winners(logits, regions=regions))
+        best = []
+        for part in chunks(len(self._voxels), classes=len(columns)):
+            corners, weights = self._corners[:, part], self._weights[:, part]
+            logits = columns.index_select(1, corners[0]) * weights[0]
+            for corner, weight in zip(corners[1:], weights[1:], strict=True):
+                logits.addcmul_(columns.index_select(1, corner), weight)
+            best.append(winners(logits, regions=regions))
+        return self.certain.index_copy(0, self._voxels, torch.cat(best))
+
+
+def chunks(voxels: int, *, classes: int) -> Iterator[slice]:
+    """Parts of so many voxels that the logits of each take a bounded room, however many classes there are."""
+    size = max(1, _CHUNK_BYTES // (4 * classes))
+    return (slice(start, start + size) for start in range(0, voxels, size))
 
 
 def _between(low: Tensor, high: Tensor, fraction: float | Tensor) -> Tensor:

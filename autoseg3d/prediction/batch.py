@@ -24,7 +24,7 @@ from autoseg3d.package import ModelPackage, open_package
 from autoseg3d.prediction.backends import device_for
 from autoseg3d.prediction.beside import Beside
 from autoseg3d.prediction.case_work import ENTROPY, Begun, CaseWork
-from autoseg3d.prediction.deadline import Deadline
+from autoseg3d.prediction.deadline import Deadline, Reader
 from autoseg3d.prediction.members import Member, choose_members
 from autoseg3d.prediction.memory import forecast_reading, forget_peak, too_little
 from autoseg3d.prediction.options import PredictOptions
@@ -34,7 +34,6 @@ from autoseg3d.prediction.records import (
     CaseResult,
     failure,
     finished,
-    hash_inputs,
     key_of,
     peak_bytes,
     write_results,
@@ -99,7 +98,9 @@ class _Batch:
         self.members, self.options, self.out, self.total = members, options, out, total
         self.results: list[CaseResult] = []
         self._models = [f"{member.package.sha256} {member.configuration} {','.join(member.folds)}" for member in members]
+        self._reader = Reader(out, options.geometry)
         self._work: CaseWork | None = None
+        self._earlier: CaseRecord | None = None  # of the first scan that an earlier run finished
         self._writing: Beside[CaseResult] | None = None
 
     def run(self, scans: Sequence[CaseFiles], progress: Progress | None) -> None:
@@ -121,8 +122,7 @@ class _Batch:
         """Waits for the scan that is being written and ends what was started."""
         if self._writing is not None:
             self._writing.wait()
-        if self._work is not None:
-            self._work.close()
+        self._reader.close()
 
     def _begin(self, scan: CaseFiles, progress: Progress | None) -> Begun | CaseResult:
         """A scan made ready for the networks, or its result where it was finished before or cannot be used."""
@@ -130,9 +130,10 @@ class _Batch:
         try:
             if scan.fault is not None:
                 raise scan.fault
-            inputs = hash_inputs(scan)
+            inputs = self._reader.hashes(scan, deadline)
             key = key_of(inputs, self._models, self.options.relevant())
             if (record := finished(self.out, scan.id, key)) is not None:
+                self._earlier = self._earlier or record
                 return self._result(record, time.perf_counter() - started, reused=True)
         except DataError as error:
             return failure(scan.id, error, time.perf_counter() - started)
@@ -193,7 +194,12 @@ class _Batch:
         """The predictors, made when the first scan needs them; faults of the model concern the whole batch."""
         if self._work is None:
             predictors = [member.load(self.options) for member in self.members]
-            self._work = CaseWork(self.members, predictors, self.options, self.out, _class_order(self.members[0].package))
+            for predictor in predictors:
+                predictor.expect(self.total - len(self.results))
+                if self._earlier is not None:
+                    predictor.adopt(self._earlier.precision, self._earlier.bf16_agreement)
+            order = _class_order(self.members[0].package)
+            self._work = CaseWork(self.members, predictors, self.options, reader=self._reader, out=self.out, class_order=order)
         return self._work
 
     def _read_ahead(self, begun: Begun | CaseResult, following: CaseFiles) -> Beside[Begun | CaseResult] | None:

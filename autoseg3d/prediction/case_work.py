@@ -25,6 +25,7 @@ from autoseg3d.prediction.members import Member
 from autoseg3d.prediction.memory import MemoryForecast, forecast, keep_within, resident_bytes
 from autoseg3d.prediction.options import PredictOptions
 from autoseg3d.prediction.pace import choose_pace
+from autoseg3d.prediction.postprocessed import postprocess, postprocessing_of
 from autoseg3d.prediction.predictor import Predictor, Prepared
 from autoseg3d.prediction.probabilities import probability_file
 from autoseg3d.prediction.records import CaseRecord, OutputFile, grid_facts, now_utc, software_facts
@@ -63,25 +64,34 @@ class CaseWork:
     Args:
         members: the models, and `predictors` made of them.
         options: with device resolved.
+        reader: of the scans.
         out: folder of the results.
         class_order: names of the network's channels.
     """
 
     def __init__(
-        self, members: Sequence[Member], predictors: Sequence[Predictor], options: PredictOptions, out: Path, class_order: tuple[str, ...]
+        self,
+        members: Sequence[Member],
+        predictors: Sequence[Predictor],
+        options: PredictOptions,
+        *,
+        reader: Reader,
+        out: Path,
+        class_order: tuple[str, ...],
     ) -> None:
         self._members, self.predictors = members, tuple(predictors)
         self._options, self._out, self._class_order = options, out, class_order
         self._plan, self._fingerprint = members[0].package.plan, members[0].package.fingerprint
+        self._postprocessing = postprocessing_of(members) if options.postprocess else None
         self._records = tuple(member.record() for member in members)
-        self._reader = Reader(out)
+        self._reader = reader
         self._on_cpu = torch.device(options.device).type == "cpu"
         self.base = resident_bytes()
 
     def begin(self, scan: CaseFiles, *, key: str, inputs: dict[str, str], deadline: Deadline, progress: Progress | None) -> Begun:
         """Reads a scan and prepares it for every member."""
         started, clock = now_utc(), _Clock()
-        loaded = self._reader.read(scan, geometry=self._options.geometry, deadline=deadline)
+        loaded = self._reader.read(scan, deadline)
         sample = Sample.of(loaded.case)
         clock.lap("read")
         told, predictors = self._within_memory(loaded)
@@ -137,7 +147,9 @@ class CaseWork:
         notes = (*begun.notes, *prediction.notes)
         if self._wanted() and not _straight(loaded):
             notes = (*notes, f"{' and '.join(self._wanted())} are not written for a scan with a sheared grid")
-        findings = find_labels(prediction.labels, self._plan.labels, loaded.case.geometry, prediction.counts)
+        native = loaded.case.geometry
+        removed = postprocess(prediction.labels, self._postprocessing, table=self._plan.labels, voxel_volume_ml=native.voxel_volume_ml)
+        findings = find_labels(prediction.labels, self._plan.labels, native, prediction.counts)
         flags = review(
             prediction.labels,
             begun.sample,
@@ -160,6 +172,7 @@ class CaseWork:
             labels=self._plan.labels,
             channel_names=self._plan.channel_names,
             findings=findings,
+            postprocessing=removed,
             inputs=begun.inputs,
             grid=grid_facts(loaded.native),
             models=self._records,
@@ -179,10 +192,6 @@ class CaseWork:
         )
         files.write_text(self._out / f"{scan.id}.json", record.to_json())
         return record
-
-    def close(self) -> None:
-        """Ends what was started for reading."""
-        self._reader.close()
 
     def _within_memory(self, loaded: LoadedCase) -> tuple[MemoryForecast | None, tuple[Predictor, ...]]:
         """The forecast, and the predictors with the bound of their slabs that keeps it; only a CPU's memory is forecast."""

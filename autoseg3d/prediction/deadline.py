@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from autoseg3d.case import Case
 from autoseg3d.errors import DataError
 from autoseg3d.io import CaseFiles, GeometryChoice, load_case
 from autoseg3d.io.load import LoadedCase
+from autoseg3d.prediction.records import hash_inputs
 from autoseg3d.workers import WorkerProcess
 
 Progress = Callable[[str, int, int], None]
@@ -70,17 +70,21 @@ class Deadline:
 
 @dataclass(frozen=True)
 class _Job:
+    """What the process is asked: the hashes of a scan's files, or, with a target, the scan itself."""
+
     scan: CaseFiles
     geometry: GeometryChoice
-    target: Path
+    target: Path | None = None
 
 
-def read_in_child(job: _Job) -> LoadedCase:
-    """Reads a case and leaves its image in a file, which is faster than a pipe; runs in a process of its own."""
+def answer(job: _Job) -> dict[str, str] | LoadedCase:
+    """Hashes a case's files, or reads it and leaves its image in a file, which is faster than a pipe; runs in the process."""
+    if job.target is None:
+        return hash_inputs(job.scan)
     loaded = load_case(job.scan, labels=None, geometry=job.geometry)
     with open(job.target, "wb") as file:
         np.save(file, loaded.case.image)
-    return replace(loaded, case=_without_image(loaded.case))
+    return replace(loaded, case=replace(loaded.case, image=np.empty((0, 0, 0, 0), dtype=np.float32)))
 
 
 class Reader:
@@ -88,31 +92,42 @@ class Reader:
 
     Args:
         folder: for temporary files named .tmp-*.
+        geometry: which statement of a NIfTI header to follow.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, geometry: GeometryChoice) -> None:
+        self._folder, self._geometry = folder, geometry
         self._process: WorkerProcess | None = None
 
-    def read(self, scan: CaseFiles, *, geometry: GeometryChoice, deadline: Deadline) -> LoadedCase:
+    def hashes(self, scan: CaseFiles, deadline: Deadline) -> dict[str, str]:
+        """Name and SHA-256 of every file. Raises ReadError, and DataError as `read`."""
+        seconds = deadline.left
+        if seconds is None:
+            return hash_inputs(scan)
+        found = self._ask(_Job(scan, self._geometry), seconds, deadline)
+        assert isinstance(found, dict)
+        return found
+
+    def read(self, scan: CaseFiles, deadline: Deadline) -> LoadedCase:
         """The case. Raises what `load_case` raises, and DataError (E_TIMEOUT, or E_READ where the process dies)."""
         seconds = deadline.left
         if seconds is None:
-            return load_case(scan, labels=None, geometry=geometry)
+            return load_case(scan, labels=None, geometry=self._geometry)
         handle, name = tempfile.mkstemp(prefix=".tmp-", suffix=".npy", dir=self._folder)
         os.close(handle)
         try:
-            loaded = self._ask(_Job(scan, geometry, Path(name)), seconds, deadline)
+            loaded = self._ask(_Job(scan, self._geometry, Path(name)), seconds, deadline)
+            assert isinstance(loaded, LoadedCase)
             return replace(loaded, case=replace(loaded.case, image=np.load(name, allow_pickle=False)))
         finally:
             os.unlink(name)
 
-    def _ask(self, job: _Job, seconds: float, deadline: Deadline) -> LoadedCase:
+    def _ask(self, job: _Job, seconds: float, deadline: Deadline) -> dict[str, str] | LoadedCase:
         if self._process is None:
-            self._process = WorkerProcess(read_in_child, 1)
+            self._process = WorkerProcess(answer, 1)
         process = self._process
         try:
-            loaded, error = process.call(job, seconds)
+            value, error = process.call(job, seconds)
         except (EOFError, OSError):
             cause, _ = process.reap()
             self._process = None
@@ -121,15 +136,11 @@ class Reader:
             raise DataError("the process that read this scan died", case=job.scan.id, code="E_READ", got=cause) from None
         if error is not None:
             raise error
-        assert isinstance(loaded, LoadedCase)
-        return loaded
+        found: dict[str, str] | LoadedCase = value
+        return found
 
     def close(self) -> None:
         """Ends the process."""
         if self._process is not None:
             self._process.end()
             self._process = None
-
-
-def _without_image(case: Case) -> Case:
-    return replace(case, image=np.empty((0, 0, 0, 0), dtype=np.float32))

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from autoseg3d.case import Placement
-from autoseg3d.ops.labelling import TargetRow, output_dtype, paint_table, target_rows, winners
+from autoseg3d.ops.labelling import TargetRow, chunks, output_dtype, paint_table, target_rows, winners
 from autoseg3d.prediction.computation import Computation, Progress
 from autoseg3d.prediction.fold_counts import FoldCounts
 from autoseg3d.prediction.probabilities import spilling
@@ -139,9 +139,12 @@ def _fused_winners(rows: Sequence[TargetRow], stored: Sequence[Tensor], labels: 
     voxels = torch.nonzero(certain < 0).flatten()
     if len(voxels) == 0:
         return certain
-    parts = [_probabilities(row.logits_at(voxels), labels) for row in rows]
-    parts += [values.flatten(1).to(voxels.device).index_select(1, voxels) for values in stored]
-    return certain.index_copy(0, voxels, _winners(_mean(parts), labels))
+    best = []
+    for part in chunks(len(voxels), classes=labels.num_classes):
+        parts = [_probabilities(row.logits_at(voxels[part]), labels) for row in rows]
+        parts += [values.flatten(1).to(voxels.device).index_select(1, voxels[part]) for values in stored]
+        best.append(_winners(_mean(parts), labels))
+    return certain.index_copy(0, voxels, torch.cat(best))
 
 
 def _probabilities(logits: Tensor, labels: LabelTable) -> Tensor:
