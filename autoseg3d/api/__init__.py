@@ -11,37 +11,48 @@ All raise the errors of autoseg3d.errors and report to `progress(what, done, tot
 libraries are imported by the functions that need them, so that importing this module is quick.
 """
 
+from autoseg3d.api.judging import compare, select
 from autoseg3d.api.planning import (
     Measured,
+    Planned,
     PlanWishes,
     Reading,
     check,
     label_table_of,
     measure,
     plan,
+    plan_and_forecast,
     plan_fingerprint,
     read_any_fingerprint,
     what_if,
 )
 from autoseg3d.api.reporting import report
-from autoseg3d.api.running import evaluate, import_nnunet, info, package, predict, train
+from autoseg3d.api.running import evaluate, export, import_nnunet, info, package, predict, train
+from autoseg3d.api.trust import doctor, verify
 
 __all__ = [
     "Measured",
     "PlanWishes",
+    "Planned",
     "Reading",
     "check",
+    "compare",
+    "doctor",
     "evaluate",
+    "export",
     "import_nnunet",
     "info",
     "label_table_of",
     "measure",
     "package",
     "plan",
+    "plan_and_forecast",
     "plan_fingerprint",
     "predict",
     "read_any_fingerprint",
     "report",
+    "select",
     "train",
+    "verify",
     "what_if",
 ]

@@ -1,8 +1,9 @@
-"""Whether this installation works."""
+"""Whether this installation works, and whether results still are what their records say."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from autoseg3d.errors import UsageError
 
 if TYPE_CHECKING:
     from autoseg3d.doctor import Finding
+    from autoseg3d.prediction.verification import Check
 
 
 def doctor(folder: Path = Path(), *, device: str = "auto") -> tuple[Finding, ...]:
@@ -29,3 +31,10 @@ def doctor(folder: Path = Path(), *, device: str = "auto") -> tuple[Finding, ...
     with tempfile.TemporaryDirectory(prefix="autoseg3d-doctor-") as scratch:
         found += examine_prediction(Path(scratch), device)
     return tuple(found)
+
+
+def verify(records: Path, *, scans: Path | None = None, models: Sequence[Path] = (), predict: bool = False) -> tuple[Check, ...]:
+    """Holds results against their records: every hash computed anew; see autoseg3d.prediction.verification."""
+    from autoseg3d.prediction.verification import verify_records
+
+    return verify_records(records, scans=scans, models=models, predict=predict)

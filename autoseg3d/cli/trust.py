@@ -1,4 +1,4 @@
-"""autoseg3d doctor."""
+"""autoseg3d doctor and autoseg3d verify."""
 
 from __future__ import annotations
 
@@ -39,6 +39,39 @@ def doctor(
     raise typer.Exit(3 if verdict == "fault" else 0)
 
 
+def verify(
+    records: Annotated[Path, typer.Argument(help="The record of a label map, OUT/CASE.json, or the whole folder OUT.")],
+    scans: Annotated[Path | None, typer.Option(help="The scans that were segmented, to compare them too.")] = None,
+    model: Annotated[list[Path] | None, typer.Option(help="The model that was used, to compare it too; again for each of several.")] = None,
+    predict: Annotated[bool, typer.Option("--predict", help="Also segment the scans anew and compare the labels.")] = False,
+) -> None:
+    """Check that results are still what their records say: label maps, scans, model and options, by their hashes.
+
+    Exit code 3 when something was changed or is missing.
+
+    Examples:
+
+      autoseg3d verify out/
+
+      autoseg3d verify out/patient.json --scans scans/ --model liver.a3d --predict
+    """
+    from autoseg3d import api
+    from autoseg3d.cli import show
+
+    found = api.verify(records, scans=scans, models=model or (), predict=predict)
+    wrong = [check for check in found if check.state in ("different", "missing")]
+    cases = len({check.case for check in found})
+    if wrong or cases == 1:
+        rows = [(check.case, check.what, check.state, check.said) for check in (found if cases == 1 else wrong)]
+        show.table("", ("case", "what", "", ""), rows)
+    open_questions = sorted({check.what for check in found if check.state == "not checked"})
+    unchecked = f" Not checked: {', '.join(open_questions)}." if open_questions else ""
+    said = f"{len(wrong)} of {len(found)} things are not what the records say." if wrong else "Everything is what the records say."
+    show.output.print(f"{cases} {'record' if cases == 1 else 'records'}. {said}{unchecked}", style="red" if wrong else None)
+    raise typer.Exit(3 if wrong else 0)
+
+
 def register(app: typer.Typer) -> None:
-    """Adds the command of this file to the application."""
+    """Adds the commands of this file to the application."""
     app.command()(doctor)
+    app.command()(verify)

@@ -23,7 +23,7 @@ OPTIONS = {
         "scans", "--model", "--out", "--configuration", "--folds", "--mirror", "--step", "--precision", "--device",
         "--backend",
         "--save-probabilities", "--geometry",
-        "--fast", "--best", "--seconds-per-case", "--uncertainty", "--max-memory", "--timeout",
+        "--fast", "--best", "--seconds-per-case", "--uncertainty", "--postprocess", "--max-memory", "--timeout",
     },
     "evaluate": {"predictions", "reference", "--out", "--dataset", "--workers"},
     "select": {"run", "--configurations", "--workers"},
@@ -35,6 +35,7 @@ OPTIONS = {
     "export": {"model", "--out", "--format", "--configuration", "--fold"},
     "demo": {"folder", "--minutes"},
     "doctor": {"folder", "--device"},
+    "verify": {"records", "--scans", "--model", "--predict"},
 }  # fmt: skip
 
 
