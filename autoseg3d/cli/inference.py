@@ -20,7 +20,7 @@ def predict(
     out: Annotated[Path, typer.Option(help="Folder for the label maps; may not lie inside the folder of the scans.")],
     configuration: Annotated[
         str | None,
-        typer.Option(help="One, or several such as 2d,3d_fullres whose probabilities are averaged. Default: 3d_fullres, else 2d."),
+        typer.Option(help="One, or several such as 2d,3d_fullres to average. Default: what select chose, else 3d_fullres."),
     ] = None,
     folds: Annotated[str | None, typer.Option(help="Folds to fuse, such as 0,1,4 or full. Default: all that are there.")] = None,
     fast: Annotated[
@@ -49,6 +49,9 @@ def predict(
     uncertainty: Annotated[
         bool, typer.Option("--uncertainty", help="Also write OUT/CASE_entropy.nii.gz, and compare the folds with each other.")
     ] = False,
+    postprocess: Annotated[
+        bool, typer.Option("--postprocess/--no-postprocess", help="Remove the parts that the model was seen to invent (autoseg3d select).")
+    ] = True,
     max_memory: Annotated[
         str | None, typer.Option(help="Stay below this much memory, such as 8GB; a scan that cannot is refused with what it needs.")
     ] = None,
@@ -85,6 +88,7 @@ def predict(
         backend=options.backend_choice(backend),
         save_probabilities=save_probabilities,
         uncertainty=uncertainty,
+        postprocess=postprocess,
         seconds_per_case=seconds_per_case,
         timeout_seconds=timeout,
         max_memory_bytes=options.memory_bytes(max_memory, "--max-memory"),

@@ -59,10 +59,16 @@ def choose_members(packages: Sequence[ModelPackage], options: PredictOptions) ->
         _check_alike(packages[0], other)
     members = []
     for package in packages:
-        for wanted in options.configurations or (None,):
+        for wanted in options.configurations or _selected(package):
             name = choose_configuration(package, wanted)
             members.append(Member(package, name, choose_folds(package, name, options.folds)))
     return tuple(members)
+
+
+def _selected(package: ModelPackage) -> tuple[str | None, ...]:
+    """What `select` chose where all of it is trained, else (None,) for the default."""
+    chosen = package.selection.configurations if package.selection is not None else ()
+    return chosen if chosen and set(chosen) <= set(package.configurations) else (None,)
 
 
 def _check_alike(first: ModelPackage, other: ModelPackage) -> None:

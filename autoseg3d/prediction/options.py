@@ -25,11 +25,13 @@ PRESETS: dict[Preset, dict[str, Any]] = {
 class PredictOptions(Contract):
     """What a person may choose about a prediction.
 
-    configurations    whose probabilities are averaged, of every model; each model's default one where None
+    configurations    whose probabilities are averaged, of every model; where None those that `select` chose for the model, else
+                      its default one
     folds             all that are trained where None
     seconds_per_case  mirroring, step and folds are chosen for each case so that it takes about so long; those given are then
                       the best that may be chosen
     timeout_seconds   a case that takes longer fails, and the others go on
+    postprocess       apply what the model says about removing parts; probabilities are of before that
     uncertainty       also write the entropy of every voxel, and compare the folds with each other
     max_memory_bytes  bound of the memory of the process, forecast and kept; None bounds the slab only
     slab_limit_bytes  bound of the slab of logits held at a time
@@ -43,6 +45,7 @@ class PredictOptions(Contract):
     device: str = "auto"
     backend: Backend = "torch"
     save_probabilities: bool = False
+    postprocess: bool = True
     uncertainty: bool = False
     geometry: GeometryChoice = "auto"
     seconds_per_case: float | None = Field(default=None, gt=0)

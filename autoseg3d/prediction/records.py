@@ -61,6 +61,14 @@ class ModelRecord(Contract):
     weights: dict[str, str]
 
 
+class StepRecord(Contract):
+    """A step of postprocessing in words, and the connected parts and the volume that it removed."""
+
+    step: str
+    parts: int = Field(ge=0)
+    removed_ml: float = Field(ge=0)
+
+
 class CaseRecord(Contract):
     """The audit record of one label map. File names and hashes only: no paths, no text fields of headers.
 
@@ -70,6 +78,7 @@ class CaseRecord(Contract):
     options     all options after defaults; `choices` what was decided for this scan by memory or time
     labels      what the values of the label map mean; `channel_names` of the scan's images (both absent in older records)
     findings    volume, place and edge of every label, and how far folds agree where that was asked for
+    postprocessing   steps of the model that were applied to the labels, and what each removed
     seconds     wall-clock time of each step; reading may have run beside the networks of the case before
     peak_bytes  largest memory of the process while it worked on this case (since its start where the system cannot tell);
                 `forecast_bytes` what was expected, on a CPU
@@ -90,6 +99,7 @@ class CaseRecord(Contract):
     labels: LabelTable | None = None
     channel_names: tuple[str, ...] = ()
     findings: tuple[LabelFinding, ...] = ()
+    postprocessing: tuple[StepRecord, ...] = ()
     outputs: tuple[OutputFile, ...]
     precision: str
     device: str
