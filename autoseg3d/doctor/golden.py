@@ -92,8 +92,9 @@ def _affine() -> np.ndarray:
 
 def _distance(centre: tuple[int, int, int], half_axes: tuple[float, float, float] = HALF_AXES) -> np.ndarray:
     """Distance from `centre` in half axes: below 1 inside the ellipsoid."""
-    grid = np.meshgrid(*(np.arange(n, dtype=float) for n in SHAPE), indexing="ij")
-    return np.sqrt(sum(((g - c) / a) ** 2 for g, c, a in zip(grid, centre, half_axes, strict=True)))
+    axes = np.meshgrid(*(np.arange(n, dtype=float) for n in SHAPE), indexing="ij")
+    scaled = np.stack([(axis - c) / a for axis, c, a in zip(axes, centre, half_axes, strict=True)])
+    return np.asarray(np.linalg.norm(scaled, axis=0))
 
 
 def _plan() -> Plan:

@@ -12,6 +12,7 @@ from autoseg3d.doctor.golden import LABELS, ORIENTATIONS, Orientation, golden_ca
 from autoseg3d.errors import Autoseg3dError
 from autoseg3d.io import find_scans, read_volume, write_image
 from autoseg3d.prediction import PredictOptions, predict_scans
+from autoseg3d.prediction.precision import Precision
 
 # Voxels of each label in float32, the same in every orientation, and the share of them that may change: neighbouring
 # floating-point results differ in voxels on the border of two labels only.
@@ -33,14 +34,14 @@ def examine_prediction(folder: Path, device: str = "auto") -> list[Finding]:
     for orientation in ORIENTATIONS:
         image, _, geometry = golden_case(orientation)
         write_image(folder / "scans" / f"{_case(orientation)}.nii.gz", image, geometry)
-    precisions = ("fp32", "bf16") if fast_bfloat16(chosen.type) else ("fp32",)
+    precisions: tuple[Precision, ...] = ("fp32", "bf16") if fast_bfloat16(chosen.type) else ("fp32",)
     return [_examine(folder, str(chosen), precision) for precision in precisions]
 
 
-def _examine(folder: Path, device: str, precision: str) -> Finding:
+def _examine(folder: Path, device: str, precision: Precision) -> Finding:
     what = f"golden scan, {device}, {precision}"
     out = folder / f"labels_{precision}"
-    options = PredictOptions(device=device, precision=precision)  # type: ignore[arg-type]
+    options = PredictOptions(device=device, precision=precision)
     try:
         results = predict_scans(find_scans(folder / "scans", num_channels=1), folder / "model", out, options)
     except Autoseg3dError as error:
