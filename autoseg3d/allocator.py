@@ -33,6 +33,12 @@ def keep_freed_pages() -> bool:
     return library is not None and all(library.mallopt(parameter, value) == 1 for parameter, value in _KEEP)
 
 
+def hand_back_freed_pages() -> None:
+    """Gives the system what this process has freed and kept, as far as it lies together."""
+    if (library := _glibc()) is not None:
+        library.malloc_trim(0)
+
+
 @contextlib.contextmanager
 def keeping_freed_pages() -> Iterator[bool]:
     """Keeps what is freed for the length of the block, then restores glibc's defaults and hands the memory back.
@@ -47,4 +53,4 @@ def keeping_freed_pages() -> Iterator[bool]:
         if library is not None:
             for parameter, value in _DEFAULT:
                 library.mallopt(parameter, value)
-            library.malloc_trim(0)
+            hand_back_freed_pages()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,9 +15,11 @@ from rich.table import Table
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+# torchrun numbers the processes it starts; what several do together the first one tells.
+_TOLD_ELSEWHERE = os.environ.get("RANK", "0") != "0"
 # Progress and remarks go to stderr, so that stdout holds only what a script may want to read.
-console = Console(stderr=True, highlight=False)
-output = Console(highlight=False)
+console = Console(stderr=True, highlight=False, quiet=_TOLD_ELSEWHERE)
+output = Console(highlight=False, quiet=_TOLD_ELSEWHERE)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, to: Console | None = None) -> None:

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Iterator
 
 import torch
+from torch import nn
 
+from autoseg3d.allocator import hand_back_freed_pages
 from autoseg3d.cost import trace_cost
 from autoseg3d.devices import free_memory_bytes
 from autoseg3d.errors import StoppedError
 from planners.plan import Plan, TrainingPlan
 
 # What torch, oneDNN, cuDNN and cuBLAS say in a plain RuntimeError where an allocation failed.
-_WORDS = ("can't allocate memory", "out of memory", "bad_alloc", "alloc_failed", "could not create a memory")
+_WORDS = (
+    "can't allocate memory",
+    "out of memory",
+    "bad_alloc",
+    "alloc_failed",
+    "could not create a memory",
+    "could not create a primitive",
+)
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -33,6 +43,16 @@ def memory_errors() -> Iterator[None]:
             raise
         remedy = "Close other programs, or plan again with a smaller --memory, then --resume or --restart"
         raise StoppedError("memory ran out while training", code="E_MEMORY", remedy=remedy) from error
+
+
+def release(network: nn.Module) -> None:
+    """Sets free what a step that ran out of memory has left behind."""
+    network.zero_grad(set_to_none=True)
+    gc.collect()
+    # oneDNN maps memory for its code, which it can only have where the heap does not hold everything.
+    hand_back_freed_pages()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def halved(samples: int) -> int:
