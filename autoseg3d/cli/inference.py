@@ -43,6 +43,9 @@ def predict(
     backend: Annotated[
         str, typer.Option(help="torch, or openvino: often faster on a processor; needs the extra autoseg3d[openvino].")
     ] = "torch",
+    crop: Annotated[
+        str, typer.Option(help="none, or body: leave out the air around the body in CT; faster, and labels may change a little.")
+    ] = "none",
     save_probabilities: Annotated[
         bool, typer.Option("--save-probabilities", help="Also write OUT/CASE.npz with the probability of each class.")
     ] = False,
@@ -86,6 +89,7 @@ def predict(
         precision=None if precision == "auto" else options.precision_choice(precision),
         device=device,
         backend=options.backend_choice(backend),
+        crop=options.crop_choice(crop),
         save_probabilities=save_probabilities,
         uncertainty=uncertainty,
         postprocess=postprocess,
@@ -126,6 +130,8 @@ def evaluate(
         scores = api.evaluate(predictions, reference, out, dataset=dataset, workers=workers, progress=report)
     show.table("Scores", scores.columns, scores.table)
     show.output.print(f"Written to {out}.")
+    for note in scores.notes:
+        show.output.print(note, soft_wrap=True)
     for line in scores.failure_lines():
         show.output.print(f"[red]not scored[/] {line}", soft_wrap=True)
     if scores.failures:

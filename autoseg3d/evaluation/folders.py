@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from autoseg3d.errors import Autoseg3dError, DatasetError, GeometryError, ReadError
+from autoseg3d.evaluation.calibration import calibrate
 from autoseg3d.evaluation.labels import find_label_table, table_of_values
 from autoseg3d.evaluation.output import write_scores
 from autoseg3d.evaluation.rows import ScoreRow
@@ -30,6 +31,19 @@ class _Pair:
     case: str
     prediction: Path
     reference: Path
+
+    @property
+    def probabilities(self) -> Path:
+        """Where `predict --save-probabilities` puts those of the case."""
+        return self.prediction.with_name(f"{self.case}.npz")
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """The rows of a case, and what could not be used."""
+
+    rows: tuple[ScoreRow, ...]
+    notes: tuple[str, ...] = ()
 
 
 def evaluate_folder(
@@ -54,6 +68,9 @@ def evaluate_folder(
         workers: processes; 0 or 1 works in this one.
         progress: called with (what, done, total).
 
+    Where CASE.npz lies beside a prediction (`predict --save-probabilities`), Brier score and calibration error are taken of
+    it; one that does not fit is named in the notes.
+
     Returns Scores; cases that could not be scored stand in its failures, those that lack a file among them.
     Raises DatasetError, with all failures, where not one case could be scored, and ReadError for a wrong dataset.json.
     """
@@ -62,17 +79,19 @@ def evaluate_folder(
     default = None if isinstance(tolerance_mm, float | int) else _common_tolerance(pairs)
     work = partial(_score_pair, labels=labels, tolerance_mm=tolerance_mm, default_mm=default)
     scored: dict[str, tuple[ScoreRow, ...]] = {}
+    notes: list[str] = []
     for outcome in map_cases(work, pairs, workers=workers, what="evaluate", progress=progress):
         case = pairs[outcome.index].case
         if isinstance(outcome.error, Autoseg3dError):
             errors[case] = outcome.error
         else:
-            scored[case] = outcome.result()
+            scored[case] = outcome.result().rows
+            notes += outcome.result().notes
     rows = _complete(scored) if labels is None else [row for own in scored.values() for row in own]
     if not rows:
         remedy = "Give a folder of predictions and a folder of reference label maps with the same file names"
         raise DatasetError("not one case could be scored", list(errors.values()), file=Path(predictions), remedy=remedy)
-    scores = collect_scores(rows, [Failure(case=case, code=error.code, message=str(error)) for case, error in errors.items()])
+    scores = collect_scores(rows, [Failure(case=case, code=error.code, message=str(error)) for case, error in errors.items()], notes=notes)
     if out is not None:
         write_scores(scores, Path(out))
     return scores
@@ -125,16 +144,17 @@ def _common_tolerance(pairs: Sequence[_Pair]) -> float | None:
     return default_tolerance_mm(spacings) if spacings else None
 
 
-def _score_pair(pair: _Pair, *, labels: LabelTable | None, tolerance_mm: Tolerance, default_mm: float | None) -> tuple[ScoreRow, ...]:
-    reference = read_volume(pair.reference, labels=True)
-    prediction = on_grid_of(reference, read_volume(pair.prediction, labels=True), case=pair.case, file=pair.prediction)
+def _score_pair(pair: _Pair, *, labels: LabelTable | None, tolerance_mm: Tolerance, default_mm: float | None) -> _Scored:
+    reference, stored = read_volume(pair.reference, labels=True), read_volume(pair.prediction, labels=True)
+    prediction = on_grid_of(reference, stored, case=pair.case, file=pair.prediction)
+    known = labels is not None
     labels = labels or table_of_values(int(v) for array in (prediction, reference.array) for v in np.unique(array))
     if labels is None:
-        return ()
+        return _Scored(())
     if default_mm is not None:
         given = tolerance_mm if tolerance_mm is not None and not isinstance(tolerance_mm, float | int) else {}
         tolerance_mm = {label.name: given.get(label.name, default_mm) for label in labels.labels}
-    return score_case(
+    rows = score_case(
         prediction,
         reference.array,
         spacing=reference.geometry.spacing_mm,
@@ -143,6 +163,20 @@ def _score_pair(pair: _Pair, *, labels: LabelTable | None, tolerance_mm: Toleran
         tolerance_mm=tolerance_mm,
         voxel_volume_ml=reference.geometry.voxel_volume_ml,
     )
+    if not known or not pair.probabilities.is_file():
+        return _Scored(rows)
+    return _with_calibration(rows, pair, stored, reference, labels)
+
+
+def _with_calibration(rows: tuple[ScoreRow, ...], pair: _Pair, prediction: Volume, reference: Volume, labels: LabelTable) -> _Scored:
+    """The rows with Brier score and calibration error of the probabilities, which lie on the grid of the prediction as stored."""
+    truth = on_grid_of(prediction, reference, case=pair.case, file=pair.reference)
+    try:
+        found = calibrate(pair.probabilities, prediction.array, truth, spacing=prediction.geometry.spacing_mm, labels=labels)
+    except Autoseg3dError as error:
+        return _Scored(rows, (f"Probabilities not used: {error}",))
+    added = [{"brier": found[row.label_name].brier, "ece": found[row.label_name].ece} if row.label_name in found else {} for row in rows]
+    return _Scored(tuple(row.model_copy(update=update) for row, update in zip(rows, added, strict=True)))
 
 
 def on_grid_of(reference: Volume, prediction: Volume, *, case: str, file: Path) -> np.ndarray:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from autoseg3d.evaluation.calibration import MARGIN_MM
 from autoseg3d.evaluation.scores import Scores
-from autoseg3d.evaluation.tables import DETAILED_COLUMNS, csv_text, detailed_lines
+from autoseg3d.evaluation.tables import CALIBRATION_COLUMNS, DETAILED_COLUMNS, calibration_lines, csv_text, detailed_lines
 from autoseg3d.files import read_contract, write_text
 
 _WORST = 10
@@ -35,6 +36,10 @@ def markdown(scores: Scores) -> str:
         parts.append(f"In no case at all, and left out of the label mean: {', '.join(summary.absent_labels)}.")
     if lowest := _lowest_cases(scores):
         parts += ["## Lowest cases", _table(("case", "mean Dice", "lowest label", "its Dice"), lowest)]
+    if calibration := calibration_lines(summary):
+        parts += ["## Calibration of the probabilities", _table(CALIBRATION_COLUMNS, calibration)]
+    if scores.notes:
+        parts.append("\n".join(f"- {note}" for note in scores.notes))
     if scores.failures:
         parts += [f"## Not scored: {len(scores.failures)}", "\n".join(f"- {line}" for line in scores.failure_lines())]
     parts += ["## How to read this", _definitions(scores)]
@@ -67,6 +72,8 @@ def _definitions(scores: Scores) -> str:
         "surfaces by marching cubes, weighted by area. HD95 and ASSD use the same surfaces.",
         "A label absent from both is undefined and not counted; absent from one, Dice and NSD are 0 and distances infinite. "
         "Means of distances are over the finite ones; how many were infinite stands in brackets.",
+        f"Brier score and calibration error (ECE): of each label's probability, in the box around the label and {MARGIN_MM:g} mm more; "
+        "0 is perfect.",
         "Volume error: predicted minus reference volume. Missed: in the reference, not predicted. False: predicted, not in the reference.",
     ]
     return "\n".join(f"- {point}" for point in points)

@@ -22,6 +22,8 @@ MEASURES = (
     "volume_difference_ml",
     "volume_difference_percent",
     "lesion_f1",
+    "brier",
+    "ece",
 )
 """The fields of a ScoreRow that are summarised over cases."""
 
@@ -37,6 +39,7 @@ class ScoreRow(Contract):
     volume_difference_*  prediction minus reference
     tp, fp, fn           voxels, without those that the reference says to ignore
     lesions_*            connected components in the reference, in the prediction, and matched pairs
+    brier, ece           of the label's probability, where probabilities lie beside the prediction (see `calibration`)
     """
 
     case: str
@@ -61,6 +64,8 @@ class ScoreRow(Contract):
     lesions_prediction: int = Count
     lesions_matched: int = Count
     lesion_f1: float | None = Part
+    brier: float | None = Field(default=None, ge=0, le=1)
+    ece: float | None = Field(default=None, ge=0, le=1)
 
     @property
     def missed(self) -> bool:

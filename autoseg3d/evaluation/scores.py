@@ -25,12 +25,16 @@ class Failure(Contract):
 
 
 class Scores(Contract):
-    """An evaluation: its rows, sorted by case and in the order of the labels, their summary, and what could not be scored."""
+    """An evaluation: its rows, sorted by case and in the order of the labels, their summary, and what could not be scored.
+
+    `notes` name what was there and not used, such as probabilities of another grid.
+    """
 
     version: Literal[1] = 1
     rows: tuple[ScoreRow, ...]
     summary: Summary
     failures: tuple[Failure, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def cases(self) -> tuple[str, ...]:
@@ -68,9 +72,10 @@ class Scores(Contract):
         return summary_lines(self.summary)
 
 
-def collect_scores(rows: Iterable[ScoreRow], failures: Iterable[Failure] = ()) -> Scores:
+def collect_scores(rows: Iterable[ScoreRow], failures: Iterable[Failure] = (), *, notes: Iterable[str] = ()) -> Scores:
     """The Scores of rows in any order: sorted by case, labels in the order in which they first come, summarised."""
     held = list(rows)
     order = {name: i for i, name in enumerate(dict.fromkeys(row.label_name for row in held))}
     held.sort(key=lambda row: (row.case, order[row.label_name]))
-    return Scores(rows=tuple(held), summary=summarise(held), failures=tuple(sorted(failures, key=lambda f: f.case)))
+    failed = tuple(sorted(failures, key=lambda f: f.case))
+    return Scores(rows=tuple(held), summary=summarise(held), failures=failed, notes=tuple(notes))

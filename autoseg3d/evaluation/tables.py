@@ -16,6 +16,9 @@ COLUMNS = ("label", "cases", "Dice", "95 % interval", "NSD", "HD95 mm", "error m
 DETAILED_COLUMNS = (*COLUMNS[:4], "lowest to highest", "NSD", "HD95 mm", "ASSD mm", "volume error mL", "missed", "false")
 """The heads of `detailed_lines`."""
 
+CALIBRATION_COLUMNS = ("label", "cases", "Brier score", "ECE")
+"""The heads of `calibration_lines`."""
+
 
 def summary_lines(summary: Summary) -> tuple[tuple[str, ...], ...]:
     """One line of text per label, and one for the mean of the labels; the columns are COLUMNS."""
@@ -45,6 +48,12 @@ def detailed_lines(summary: Summary) -> tuple[tuple[str, ...], ...]:
     dice, nsd = summary.foreground["dice"], summary.foreground["nsd"]
     lines.append(("label mean", str(summary.cases), number(dice.mean, 3), interval(dice), "", number(nsd.mean, 3), *[""] * 5))
     return tuple(lines)
+
+
+def calibration_lines(summary: Summary) -> tuple[tuple[str, ...], ...]:
+    """Brier score and calibration error of each label; empty where no probabilities were saved. The columns are CALIBRATION_COLUMNS."""
+    both = [(label.label_name, label.measures["brier"], label.measures["ece"]) for label in summary.labels]
+    return tuple((name, str(brier.n), number(brier.mean, 4), number(ece.mean, 4)) for name, brier, ece in both if brier.n)
 
 
 def csv_text(rows: Sequence[ScoreRow]) -> str:

@@ -22,7 +22,7 @@ class ProbabilityReader:
 
     def __init__(self, member: IO[bytes], path: Path) -> None:
         self._member, self._path = member, path
-        self.shape = _shape(member, path)
+        self.shape, self._dtype = _header(member, path)
 
     def classes(self) -> Iterator[np.ndarray]:
         """The probability of each class in the order of the network's channels: float32 (Z, Y, X). May be run through once.
@@ -31,10 +31,10 @@ class ProbabilityReader:
         """
         count = self.shape[1] * self.shape[2] * self.shape[3]
         for _ in range(self.shape[0]):
-            data = self._member.read(4 * count)
-            if len(data) != 4 * count:
+            data = self._member.read(self._dtype.itemsize * count)
+            if len(data) != self._dtype.itemsize * count:
                 raise _unreadable(self._path, "it ends early")
-            values = np.frombuffer(data, dtype="<f4").reshape(self.shape[1:])
+            values = np.frombuffer(data, dtype=self._dtype).reshape(self.shape[1:]).astype(np.float32, copy=False)
             if count and not (values.min() >= 0 and values.max() <= 1):
                 raise _unreadable(self._path, f"values from {values.min()} to {values.max()} are no probabilities")
             yield values
@@ -51,18 +51,18 @@ def open_probabilities(path: Path | str) -> Iterator[ProbabilityReader]:
         raise _unreadable(path, str(error)) from error
 
 
-def _shape(member: IO[bytes], path: Path) -> tuple[int, int, int, int]:
+def _header(member: IO[bytes], path: Path) -> tuple[tuple[int, int, int, int], np.dtype]:
     try:
         version = np.lib.format.read_magic(member)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(member)
     except ValueError as error:
         raise _unreadable(path, str(error)) from error
-    if fortran or dtype != np.dtype("<f4") or len(shape) != 4:
+    if fortran or dtype not in (np.dtype("<f4"), np.dtype("<f2")) or len(shape) != 4:
         raise _unreadable(path, f"it holds {dtype} of shape {shape}")
-    return (shape[0], shape[1], shape[2], shape[3])
+    return (shape[0], shape[1], shape[2], shape[3]), dtype
 
 
 def _unreadable(path: Path, why: str) -> ReadError:
-    remedy = "Predict the case again with --save-probabilities"
-    return ReadError(f"the probabilities cannot be read: {why}", file=path, wanted=f"'{KEY}', float32 (classes, Z, Y, X)", remedy=remedy)
+    wanted, remedy = f"'{KEY}', float16 or float32 (classes, Z, Y, X)", "Predict the case again with --save-probabilities"
+    return ReadError(f"the probabilities cannot be read: {why}", file=path, wanted=wanted, remedy=remedy)
