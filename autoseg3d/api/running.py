@@ -119,11 +119,13 @@ def info(model: Path) -> tuple[tuple[str, str], ...]:
     return open_package(model).describe()
 
 
-def import_nnunet(source: Path, out: Path, *, checkpoint: str = "final", progress: Progress | None = None) -> Path:
-    """A trained nnU-Net v2 model (folder or zip) as a model of ours; returns its path."""
+def import_nnunet(
+    source: Path, out: Path, *, checkpoint: str = "final", progress: Progress | None = None, note: Callable[[str], None] | None = None
+) -> Path:
+    """A trained nnU-Net v2 model (folder or zip) as a model of ours; returns its path. `note` is told what was left out."""
     from autoseg3d.import_nnunet import import_nnunet as translate
 
-    return translate(source, out, checkpoint=checkpoint, progress=progress)
+    return translate(source, out, checkpoint=checkpoint, progress=progress, note=note)
 
 
 def export(model: Path, out: Path, *, format: str, configuration: str | None = None, folds: Sequence[str] | None = None) -> Exported:

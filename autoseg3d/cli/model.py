@@ -47,8 +47,11 @@ def import_nnunet(
     from autoseg3d import api
     from autoseg3d.cli import show
 
+    notes: list[str] = []
     with show.progress() as report:
-        written = api.import_nnunet(source, out, checkpoint=checkpoint, progress=report)
+        written = api.import_nnunet(source, out, checkpoint=checkpoint, progress=report, note=notes.append)
+    for line in notes:
+        show.console.print(f"note: {line}", soft_wrap=True)
     show.output.print(f"Written to {written}. Next: autoseg3d predict SCANS --model {written} --out OUT")
 
 

@@ -7,17 +7,19 @@ import re
 import stat
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from autoseg3d import files
 from autoseg3d.errors import ModelError
 
 # One float32 checkpoint with optimiser state is about 250 MB, an ensemble of 15 with all extras under 10 GB.
 MAX_UNPACKED_BYTES = 64 * 2**30
 MAX_FILES = 20_000
 MAX_RATIO = 200
-_WANTED = re.compile(r"(plans|dataset|dataset_fingerprint)\.json|checkpoint_(final|best|latest)\.pth")
+_WANTED = re.compile(r"(plans|dataset|dataset_fingerprint|postprocessing)\.json|postprocessing\.pkl|checkpoint_(final|best|latest)\.pth")
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,14 @@ def opened(source: Path) -> Iterator[Path]:
     if not zipfile.is_zipfile(source):
         remedy = "Give the folder that holds plans.json and fold_0, or the zip nnU-Net exported"
         raise ModelError("neither a model folder nor a zip archive", file=source, remedy=remedy)
-    with tempfile.TemporaryDirectory(prefix="autoseg3d-import-") as target, zipfile.ZipFile(source) as archive:
-        _unpack(archive, Path(target), source)
+    with tempfile.TemporaryDirectory(prefix="autoseg3d-import-") as target:
+        try:
+            with files.storage_errors(Path(target)), zipfile.ZipFile(source) as archive:
+                _unpack(archive, Path(target), source)
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
+            # Cut short, altered, encrypted, or packed in a way that Python does not know.
+            remedy = "Get the archive anew, or unpack it and give the folder"
+            raise ModelError(f"the archive cannot be unpacked: {error}", code="E_ARCHIVE", file=source, remedy=remedy) from error
         yield Path(target)
 
 

@@ -16,9 +16,11 @@ from autoseg3d.errors import ModelError
 from autoseg3d.import_nnunet import plans as translation
 from autoseg3d.import_nnunet.checkpoints import Checkpoint, read_checkpoint
 from autoseg3d.import_nnunet.folders import TrainedModel, opened, trained_models
-from autoseg3d.package import add_fold, create_package, pack
+from autoseg3d.import_nnunet.postprocessing import read_postprocessing
+from autoseg3d.package import add_fold, create_package, pack, set_postprocessing
 from planners.fingerprint import Fingerprint
 from planners.plan import Plan
+from planners.postprocessing import PostprocessingTable
 
 
 def import_nnunet(
@@ -28,6 +30,7 @@ def import_nnunet(
     configurations: Sequence[str] | None = None,
     checkpoint: str = "final",
     progress: Callable[[str, int, int], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> Path:
     """Translates a trained nnU-Net v2 model into a package that predicts the same labels.
 
@@ -37,6 +40,8 @@ def import_nnunet(
         out: NAME.a3d for one file, any other name for a folder; must not exist yet.
         configurations: which to take; default all of them. A cascade needs its 3d_lowres.
         checkpoint: "final", "best" or "latest", where a fold has several.
+        progress: told the checkpoints read.
+        note: told what was left out that nnU-Net itself might have used.
 
     Returns:
         `out`.
@@ -56,23 +61,42 @@ def import_nnunet(
             fingerprint = translation.read_fingerprint(_optional_json(first.folder / "dataset_fingerprint.json"), plans, dataset)
         except (KeyError, TypeError, ValueError, ValidationError) as error:
             raise ModelError(f"plans.json or dataset.json does not hold what nnU-Net writes: {error}", file=first.folder) from error
+        postprocessing = _postprocessing(models, plan, note)
         fitting = {
             (name, fold): _fitting(plan, name, read.weights, file=models[name].checkpoints[fold])
             for (name, fold), read in checkpoints.items()
         }
     if out.suffix != ".a3d":
-        _write(out, plan, fingerprint, fitting)
+        _write(out, plan, fingerprint, fitting, postprocessing)
         return out
     with tempfile.TemporaryDirectory(prefix="autoseg3d-import-") as folder:
-        _write(Path(folder) / "model", plan, fingerprint, fitting)
+        _write(Path(folder) / "model", plan, fingerprint, fitting, postprocessing)
         pack(Path(folder) / "model", out)
     return out
 
 
-def _write(folder: Path, plan: Plan, fingerprint: Fingerprint, weights: dict[tuple[str, str], dict[str, Tensor]]) -> None:
+def _postprocessing(models: dict[str, TrainedModel], plan: Plan, note: Callable[[str], None] | None) -> PostprocessingTable:
+    entries = []
+    for name, model in models.items():
+        steps, remark = read_postprocessing(model.folder, name, plan.labels)
+        entries += [steps] if steps is not None else []
+        if remark is not None and note is not None:
+            note(f"{name}: {remark}")
+    return PostprocessingTable(entries=tuple(entries))
+
+
+def _write(
+    folder: Path,
+    plan: Plan,
+    fingerprint: Fingerprint,
+    weights: dict[tuple[str, str], dict[str, Tensor]],
+    postprocessing: PostprocessingTable,
+) -> None:
     create_package(folder, plan, fingerprint)
     for (name, fold), tensors in weights.items():
         add_fold(folder, configuration=name, fold=fold, weights=tensors, scores={})
+    if postprocessing.entries:
+        set_postprocessing(folder, postprocessing)
 
 
 def _selected(found: Sequence[TrainedModel], wanted: Sequence[str] | None, source: Path) -> dict[str, TrainedModel]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autoseg3d.errors import ModelError
-from planners.fingerprint import CaseFingerprint, Fingerprint, IntensityStatistics, fingerprint_from_nnunet
+from planners.fingerprint import CaseFingerprint, Fingerprint, IntensityStatistics, Orientation, fingerprint_from_nnunet
 from planners.labels import LabelTable, label_table
 from planners.plan import Configuration, NetworkPlan, Normalization, Plan, Stage
 
@@ -18,6 +18,15 @@ _NORMALIZATIONS: dict[str, Normalization] = {
     "NoNormalization": "none",
     "RescaleTo01Normalization": "rescale_to_0_1",
     "RGBTo01Normalization": "rgb_to_0_1",
+}
+# nnU-Net's readers: what they hand to the network is turned to RAS, or lies as it is stored.
+_READERS: dict[str, Orientation] = {
+    "SimpleITKIO": "as-stored",
+    "NibabelIO": "as-stored",
+    "Tiff3DIO": "as-stored",
+    "NaturalImage2DIO": "as-stored",
+    "SimpleITKIOWithReorient": "canonical",
+    "NibabelIOWithReorient": "canonical",
 }
 _ARCHITECTURES = {"PlainConvUNet": "unet", "ResidualEncoderUNet": "resenc"}
 # Values that our networks and resampling have built in; a plan that says otherwise would be predicted wrongly.
@@ -54,7 +63,7 @@ def read_plan(plans: Json, dataset: Json, *, configurations: Sequence[str], mirr
     return Plan(
         planner="nnunet-import",
         dataset_name=str(plans.get("dataset_name", "imported")),
-        orientation="as-stored",
+        orientation=_orientation(plans),
         axis_order=tuple(plans["transpose_forward"]),
         mirror_axes=mirror_axes,
         channel_names=channels,
@@ -62,6 +71,14 @@ def read_plan(plans: Json, dataset: Json, *, configurations: Sequence[str], mirr
         intensities=tuple(IntensityStatistics.model_validate(_statistics(statistics[str(i)])) for i in range(len(channels))),
         configurations={name: _configuration(plans, name) for name in configurations},
     )
+
+
+def _orientation(plans: Json) -> Orientation:
+    """How scans are turned, by the name of the reader that nnU-Net used; plans that name none were made with SimpleITK's."""
+    reader = str(plans.get("image_reader_writer", "SimpleITKIO"))
+    if reader not in _READERS:
+        raise ModelError("unknown reader of images", field="image_reader_writer", wanted=sorted(_READERS), got=reader)
+    return _READERS[reader]
 
 
 def _statistics(entry: Json) -> dict[str, float]:

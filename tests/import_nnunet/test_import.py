@@ -13,7 +13,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from nnunet_folder import configuration, nnunet_names, plans, write_model
+from nnunet_folder import DATASET, configuration, nnunet_names, plans, write_model
 
 from autoseg3d import networks
 from autoseg3d.errors import ModelError
@@ -99,8 +99,6 @@ def test_plans_from_before_2_4_are_understood() -> None:
         "conv_kernel_sizes": [[1, 3, 3], *([[3, 3, 3]] * 4)],
         "patch_size": [16, 32, 32],
     }
-    from nnunet_folder import DATASET
-
     made = translation.read_plan(plans({"3d_fullres": old}), DATASET, configurations=["3d_fullres"], mirror_axes=(0, 1, 2))
     stages = made.configurations["3d_fullres"].network.stages
     assert [stage.features for stage in stages] == [32, 64, 128, 256, 320]
@@ -201,3 +199,80 @@ def test_a_place_without_a_model_is_named(tmp_path: Path, kind: str) -> None:
         place.write_text("hello")
     with pytest.raises(ModelError, match="place"):
         import_nnunet(place, tmp_path / "out.a3d")
+
+
+@pytest.mark.parametrize(
+    ("reader", "orientation"), [("NibabelIOWithReorient", "canonical"), ("NibabelIO", "as-stored"), (None, "as-stored")]
+)
+def test_scans_are_turned_as_the_reader_of_the_model_turned_them(reader: str | None, orientation: str) -> None:
+    made = plans({"3d_fullres": configuration()}) | ({} if reader is None else {"image_reader_writer": reader})
+    read = translation.read_plan(made, DATASET, configurations=["3d_fullres"], mirror_axes=())
+    assert read.orientation == orientation
+
+
+def test_an_unknown_reader_is_refused_since_it_may_turn_scans() -> None:
+    with pytest.raises(ModelError, match="image_reader_writer"):
+        translation.read_plan(
+            plans({"3d_fullres": configuration()}) | {"image_reader_writer": "MyReader"},
+            DATASET,
+            configurations=["3d_fullres"],
+            mirror_axes=(),
+        )
+
+
+def _with_postprocessing(tmp_path: Path, *lists: tuple[str, Any]) -> Path:
+    model = write_model(
+        tmp_path, plans_json=plans({"3d_fullres": configuration()}), name="3d_fullres", weights={"fold_0": nnunet_names(_weights())}
+    )
+    for folder, content in lists:
+        (model / folder).mkdir()
+        (model / folder / "postprocessing.pkl").write_bytes(b"never read")
+        if content is not None:
+            (model / folder / "postprocessing.json").write_text(json.dumps(content))
+    return model
+
+
+def _keep(*values: Any, name: str = "remove_all_but_largest_component_from_segmentation") -> dict[str, Any]:
+    return {"postprocessing_fns": [name] * len(values), "postprocessing_kwargs": [{"labels_or_regions": v} for v in values]}
+
+
+def test_what_nnunet_removes_after_prediction_is_taken_over_in_order(tmp_path: Path) -> None:
+    fewer, all_folds = "crossval_results_folds_0", "crossval_results_folds_0_1_2_3_4"
+    model = _with_postprocessing(tmp_path, (fewer, _keep(1)), (all_folds, _keep([1, 2], 2)))
+    package = open_package(import_nnunet(model, tmp_path / "out.a3d"))
+    found = package.postprocessing(("3d_fullres",))
+    assert found is not None
+    assert [step.values for step in found.steps] == [(1, 2), (2,)]
+    assert package.postprocessing(("2d",)) is None
+
+
+def test_a_list_that_exists_as_pickle_only_is_told_and_not_read(tmp_path: Path) -> None:
+    notes: list[str] = []
+    model = _with_postprocessing(tmp_path, ("crossval_results_folds_0", None))
+    package = open_package(import_nnunet(model, tmp_path / "out.a3d", note=notes.append))
+    assert package.postprocessing(("3d_fullres",)) is None
+    assert len(notes) == 1
+    assert "postprocessing.pkl" in notes[0]
+
+
+@pytest.mark.parametrize("content", [_keep(1, name="os.system"), _keep(9), _keep("all"), {"postprocessing_fns": [1]}, []])
+def test_postprocessing_that_is_not_known_is_refused(tmp_path: Path, content: Any) -> None:
+    with pytest.raises(ModelError, match="postprocessing"):
+        import_nnunet(_with_postprocessing(tmp_path, ("crossval_results_folds_0", content)), tmp_path / "out.a3d")
+
+
+@pytest.mark.parametrize("spoil", ["cut", "flipped", "link"])
+def test_archives_that_are_broken_or_hold_links_are_refused(tmp_path: Path, spoil: str) -> None:
+    archive = tmp_path / "model.zip"
+    with zipfile.ZipFile(archive, "w") as made:
+        entry = zipfile.ZipInfo("m/plans.json")
+        entry.external_attr = (0o120777 if spoil == "link" else 0o100644) << 16
+        made.writestr(entry, b"{}" * 5000)
+    data = bytearray(archive.read_bytes())
+    if spoil == "cut":
+        data[100:200] = b""
+    elif spoil == "flipped":
+        data[500] ^= 1
+    archive.write_bytes(bytes(data))
+    with pytest.raises(ModelError, match="E_ARCHIVE"):
+        import_nnunet(archive, tmp_path / "out.a3d")
