@@ -9,6 +9,7 @@ import typer
 if TYPE_CHECKING:
     from autoseg3d.io.nifti_forms import GeometryChoice
     from autoseg3d.prediction.backends import Backend
+    from autoseg3d.prediction.body import Crop
     from autoseg3d.training.options import Augmentation, Freeze, Precision
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps. auto takes a GPU where there is one.")]
@@ -56,6 +57,11 @@ def backend_choice(text: str) -> Backend:
 def freeze_choice(text: str | None) -> Freeze | None:
     """One of none, encoder; None stays None."""
     return None if text is None else cast("Freeze", _one_of("--freeze", text, ("none", "encoder")))
+
+
+def crop_choice(text: str) -> Crop:
+    """One of none, body."""
+    return cast("Crop", _one_of("--crop", text, ("none", "body")))
 
 
 def augmentation_choice(text: str) -> Augmentation:

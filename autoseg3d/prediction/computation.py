@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
 from autoseg3d.case import Placement
 from autoseg3d.ops.labelling import GridMap
+from autoseg3d.prediction.body import BodyBox
 from autoseg3d.sliding_window import OneHot, Slab, WindowOptions, predict_slabs, slab_bytes
 from planners.labels import LabelTable
 
@@ -27,6 +28,7 @@ class Computation:
     agreement         the agreement of bfloat16 that the precision was chosen by, None where none was looked at
     slab_limit_bytes  bound of the slab that is held at a time
     apart             whether the networks' own answers are wanted beside their mean
+    body              the box outside of which all is background; None where the whole scan is computed
     """
 
     image: Tensor
@@ -40,6 +42,7 @@ class Computation:
     previous: OneHot | None = None
     agreement: float | None = None
     apart: bool = False
+    body: BodyBox | None = None
 
     @property
     def working_voxel_ml(self) -> float:
@@ -56,14 +59,26 @@ class Computation:
     def band(self, start: int, stop: int, progress: Progress | None = None) -> tuple[GridMap, int, Iterator[Slab]]:
         """Rows [start, stop) of axis 1 of the scan: their map, the first working row they need, and the slabs."""
         part, rows = self.grid.band(start, stop)
-        slabs = predict_slabs(
-            self.image,
+        if self.body is None:
+            return part, rows[0], self._slabs(self.image, self.previous, rows, progress)
+        z, y, x = self.body.slices
+        image = self.image[:, z, y, x]
+        previous = None if self.previous is None else replace(self.previous, labels=self.previous.labels[z, y, x])
+
+        def slabs(band: tuple[int, int]) -> Iterator[Slab]:
+            return self._slabs(image, previous, band, progress)
+
+        filled = self.body.fill(slabs, rows, num_classes=self.labels.num_classes, regions=self.labels.has_regions, apart=self.apart)
+        return part, rows[0], filled
+
+    def _slabs(self, image: Tensor, previous: OneHot | None, rows: tuple[int, int], progress: Progress | None) -> Iterator[Slab]:
+        return predict_slabs(
+            image,
             self.networks,
             self.options,
             num_classes=self.labels.num_classes,
             band=rows,
-            previous=self.previous,
+            previous=previous,
             apart=self.apart,
             progress=progress,
         )
-        return part, rows[0], slabs

@@ -32,6 +32,7 @@ class Member:
             step=options.step,
             slab_limit_bytes=options.slab_limit_bytes,
             backend=options.backend,
+            crop=options.crop,
         )
 
     def record(self) -> ModelRecord:

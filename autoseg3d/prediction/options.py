@@ -8,6 +8,7 @@ from pydantic import Field
 
 from autoseg3d.io import GeometryChoice
 from autoseg3d.prediction.backends import Backend
+from autoseg3d.prediction.body import Crop
 from autoseg3d.prediction.precision import Precision
 from autoseg3d.prediction.predictor import SLAB_LIMIT_BYTES
 from planners.contract import Contract
@@ -31,6 +32,7 @@ class PredictOptions(Contract):
     seconds_per_case  mirroring, step and folds are chosen for each case so that it takes about so long; those given are then
                       the best that may be chosen
     timeout_seconds   a case that takes longer fails, and the others go on
+    crop              "body": only a box around the body is computed, in CT; everything outside is background
     postprocess       apply what the model says about removing parts; probabilities are of before that
     uncertainty       also write the entropy of every voxel, and compare the folds with each other
     max_memory_bytes  bound of the memory of the process, forecast and kept; None bounds the slab only
@@ -44,6 +46,7 @@ class PredictOptions(Contract):
     precision: Precision = "auto"
     device: str = "auto"
     backend: Backend = "torch"
+    crop: Crop = "none"
     save_probabilities: bool = False
     postprocess: bool = True
     uncertainty: bool = False

@@ -23,6 +23,7 @@ from autoseg3d.package.card import scores_of
 from autoseg3d.package.manifest import CROSS_VALIDATION_FOLDS
 from autoseg3d.prediction.attempts import Attempt, attempts_on
 from autoseg3d.prediction.backends import Backend, device_for, ready_networks
+from autoseg3d.prediction.body import Crop, find_body
 from autoseg3d.prediction.computation import Computation
 from autoseg3d.prediction.precision import DTYPES, Choice, Precision, measure_agreement
 from autoseg3d.prediction.running import Prediction, run_members
@@ -63,6 +64,7 @@ class Predictor:
         bf16_agreement: what the self-test of training gave.
         previous: the predictor of the configuration's previous stage, where it has one.
         backend: what computes the layers; "openvino" only on a CPU, and with its extra installed.
+        crop: "body" computes only a box around the body, where the first channel is CT.
     """
 
     def __init__(
@@ -79,15 +81,19 @@ class Predictor:
         bf16_agreement: float | None = None,
         previous: Predictor | None = None,
         backend: Backend = "torch",
+        crop: Crop = "none",
     ) -> None:
         if not 0 < step <= 1:
             raise UsageError("the step of windows is a share of their size", field="step", wanted="more than 0, at most 1", got=step)
+        if crop == "body" and plan.configurations[configuration].normalization[0] != "ct":
+            got = plan.configurations[configuration].normalization[0]
+            raise UsageError("the body is told from air by the intensities of CT", field="crop", wanted="a model of CT", got=got)
         self.plan, self.name = plan, configuration
         self.configuration = plan.configurations[configuration]
         self.backend, self.device = backend, device_for(backend, device)
         self.precision, self.mirror, self.step = precision, mirror, step
         self.slab_limit_bytes, self.bf16_agreement = slab_limit_bytes, bf16_agreement
-        self.previous = previous
+        self.previous, self.crop = previous, crop
         self._networks = tuple(networks)
         self._ready: dict[tuple[str, torch.device], tuple[nn.Module, ...]] = {}
         self._chosen: dict[str, Choice] = {}
@@ -108,6 +114,7 @@ class Predictor:
         step: float = 0.5,
         slab_limit_bytes: int = SLAB_LIMIT_BYTES,
         backend: Backend = "torch",
+        crop: Crop = "none",
     ) -> Predictor:
         """The predictor of a package: its default configuration and all folds there are, where none are named.
 
@@ -117,7 +124,7 @@ class Predictor:
         chosen = choose_folds(package, name, folds)
         stage, previous = package.plan.configurations[name].previous_stage, None
         options = {"device": device, "precision": precision, "mirror": mirror, "step": step, "slab_limit_bytes": slab_limit_bytes}
-        options["backend"] = backend
+        options |= {"backend": backend, "crop": crop}
         if stage is not None:
             there = [fold for fold in chosen if fold in package.folds(stage)]
             previous = cls.from_package(package, stage, there or None, **options)  # type: ignore[arg-type]
@@ -215,6 +222,7 @@ class Predictor:
             previous=prepared.previous,
             agreement=chosen.agreement,
             apart=apart and len(self._networks) > 1,
+            body=find_body(prepared.working.image, self.configuration.patch_size, step=self.step) if self.crop == "body" else None,
         )
 
     def _separate(self, placement: Placement) -> int | None:

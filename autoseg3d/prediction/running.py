@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from autoseg3d.prediction.predictor import Predictor, Prepared
 
 
+_TOUCHED = "labels reach the edge of the box that was computed around the body; predict without --crop body"
+
+
 @dataclass(frozen=True)
 class Prediction:
     """A predicted case.
@@ -68,7 +71,8 @@ def run_members(
             agreement=min(measured, default=None),
             seconds=fused.seconds,
             counts=fused.counts,
+            notes=(_TOUCHED,) if any(member.body is not None and member.body.touched for member in members) else (),
         )
 
     prediction, notes = first_that_fits(predictors[0].attempts(), compute)
-    return replace(prediction, notes=notes)
+    return replace(prediction, notes=(*notes, *prediction.notes))

@@ -21,7 +21,7 @@ OPTIONS = {
     },
     "predict": {
         "scans", "--model", "--out", "--configuration", "--folds", "--mirror", "--step", "--precision", "--device",
-        "--backend",
+        "--backend", "--crop",
         "--save-probabilities", "--geometry",
         "--fast", "--best", "--seconds-per-case", "--uncertainty", "--postprocess", "--max-memory", "--timeout",
     },
