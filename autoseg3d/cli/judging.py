@@ -71,12 +71,13 @@ def compare(
     called = _two(names)
     with show.progress() as report:
         found = api.compare(a, b, reference=reference, names=called, out=out, dataset=dataset, workers=workers, progress=report)
-    show.table(f"A: {found.name_a}, B: {found.name_b}", COMPARISON_COLUMNS, comparison_lines(found))
+    show.table(f"{len(found.cases)} cases, A: {found.name_a}, B: {found.name_b}", COMPARISON_COLUMNS, comparison_lines(found))
     cases = [(one.case, f"{one.a:.3f}", f"{one.b:.3f}", f"{one.difference:+.3f}") for one in found.losses_and_gains]
-    show.table("Dice of the cases that differ most: losses of A, then gains", ("case", "A", "B", "A - B"), cases)
+    show.table("Losses and gains of A, mean Dice", ("case", "A", "B", "A - B"), cases)
+    show.output.print("wins: cases better in A : in B. p: Wilcoxon signed-rank test, Holm-corrected for single labels.")
     show.output.print(found.sentence(), soft_wrap=True)
     for note in found.notes:
-        show.output.print(note)
+        show.output.print(note, soft_wrap=True)
     for name, missing in ((found.name_a, found.only_a), (found.name_b, found.only_b)):
         if missing:
             show.output.print(f"Only {name} has: {', '.join(missing)}", soft_wrap=True)

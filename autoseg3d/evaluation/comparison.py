@@ -27,13 +27,14 @@ PERFECT: Mapping[Measure, float] = {
 """The measures that are compared, and what a perfect prediction has; where that is 0, less is better."""
 
 WORDS: Mapping[Measure, str] = {
-    "dice": "Dice", "iou": "IoU", "nsd": "NSD", "lesion_f1": "lesion F1", "hd95_mm": "HD95 in mm", "assd_mm": "ASSD in mm",
-    "volume_error_ml": "absolute volume error in mL",
+    "dice": "Dice", "iou": "IoU", "nsd": "NSD", "lesion_f1": "lesion F1", "hd95_mm": "HD95 mm", "assd_mm": "ASSD mm",
+    "volume_error_ml": "volume error mL",
 }  # fmt: skip
 
 _CONFIDENCE = 0.95
 _RESAMPLES = 10_000
 _ENDS = 5
+_NAMED = 10
 _EXACT_UP_TO = 50
 
 
@@ -113,8 +114,9 @@ class Comparison(Contract):
         row = self.of(measure)
         if row.mean_a is None or row.mean_b is None or row.difference is None:
             return f"No case has a finite {WORDS[measure]} on both sides."
-        digits = 3 if PERFECT[measure] else 2
-        means = f"{self.name_a} reached a mean {WORDS[measure]} of {row.mean_a:.{digits}f} and {self.name_b} of {row.mean_b:.{digits}f}"
+        digits, what = 3 if PERFECT[measure] else 2, WORDS[measure].removesuffix(" mm").removesuffix(" mL")
+        unit = WORDS[measure].removeprefix(what)
+        means = f"{self.name_a} reached a mean {what} of {row.mean_a:.{digits}f}{unit} and {self.name_b} of {row.mean_b:.{digits}f}{unit}"
         spread = "" if row.low is None else f", 95 % bootstrap interval {row.low:+.{digits}f} to {row.high:+.{digits}f}"
         test = "no case differs" if row.p is None else f"Wilcoxon signed-rank test, {_p_value(row.p)}"
         finite = row.cases - row.infinite
@@ -151,8 +153,17 @@ def compare_scores(a: Scores, b: Scores, *, names: tuple[str, str] = ("A", "B"))
         cases=tuple(sorted(found, key=lambda one: (one.difference, one.case))),
         only_a={case: _why(b, case) for case in sorted(set(rows_a) - set(rows_b))},
         only_b={case: _why(a, case) for case in sorted(set(rows_b) - set(rows_a))},
-        notes=notes,
+        notes=(*notes, *_by_neither(a, b)),
     )
+
+
+def _by_neither(a: Scores, b: Scores) -> tuple[str, ...]:
+    """A note that names the cases that neither side could be scored on."""
+    both = sorted({failure.case for failure in a.failures} & {failure.case for failure in b.failures})
+    if not both:
+        return ()
+    more = f" and {len(both) - _NAMED} more" if len(both) > _NAMED else ""
+    return (f"Scored on neither side: {', '.join(both[:_NAMED])}{more}.",)
 
 
 def _by_case(scores: Scores) -> dict[str, dict[str, ScoreRow]]:

@@ -10,29 +10,25 @@ from autoseg3d.evaluation.comparison import PERFECT, WORDS, Comparison
 from autoseg3d.evaluation.tables import number
 from autoseg3d.files import write_text
 
-COMPARISON_COLUMNS = ("measure", "label", "cases", "A", "B", "A - B", "95 % interval", "p", "Holm", "A better", "worse")
-"""The heads of `comparison_lines`."""
+COMPARISON_COLUMNS = ("measure", "A", "B", "A - B (95 %)", "p", "wins")
+"""The heads of `comparison_lines`: p of single labels is after Holm's correction; wins are cases better in A : in B."""
 
 
 def comparison_lines(comparison: Comparison) -> tuple[tuple[str, ...], ...]:
     """Dice of every label, and each measure's mean over labels, as lines of text; the columns are COMPARISON_COLUMNS."""
-    rows = [row for row in comparison.labels if row.measure == "dice" and len(comparison.labels) > len(PERFECT)]
+    labels = [row for row in comparison.labels if row.measure == "dice"]
     lines: list[tuple[str, ...]] = []
-    for row in (*rows, *comparison.overall):
+    for row in (*(labels if len(labels) > 1 else ()), *comparison.overall):
         digits = 3 if PERFECT[row.measure] else 2
+        interval = "" if row.low is None or row.high is None else f" ({row.low:+.{digits}f}, {row.high:+.{digits}f})"
         lines.append(
             (
-                WORDS[row.measure],
-                row.label_name or "mean of labels",
-                f"{row.cases - row.infinite} (+{row.infinite} inf)" if row.infinite else str(row.cases),
+                WORDS[row.measure] + (f", {row.label_name}" if row.label_name else "") + (f" ({row.infinite} inf)" if row.infinite else ""),
                 number(row.mean_a, digits),
                 number(row.mean_b, digits),
-                number(row.difference, digits, sign=True),
-                "–" if row.low is None or row.high is None else f"{row.low:+.{digits}f} to {row.high:+.{digits}f}",
-                number(row.p, 3),
-                number(row.p_holm, 3),
-                str(row.better),
-                str(row.worse),
+                number(row.difference, digits, sign=True) + interval,
+                number(row.p if row.p_holm is None else row.p_holm, 3),
+                f"{row.better}:{row.worse}",
             )
         )
     return tuple(lines)

@@ -31,7 +31,7 @@ def select_run(
     Args:
         run: a run folder with finished folds.
         configurations: those to choose among; all with a finished fold where None. Ensembles are tried of those whose
-            probabilities were saved beside the held-out predictions (`train --save-probabilities`).
+            probabilities were saved beside the held-out predictions (`train --validation-probabilities`).
         workers: processes that read cases; 0 or 1 works in this one.
         progress: called with (what, done, total).
 

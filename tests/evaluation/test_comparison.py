@@ -134,6 +134,8 @@ def test_cases_of_one_side_are_named_with_the_reason() -> None:
     assert found.only_a == {"c1": "c1 is broken", "c2": "not there"}
     assert found.only_b == {}
     assert len(found.cases) == 2
+    assert found.notes == ()
+    assert compare_scores(b, _scores({"c0": _maps(0)}, failed=("c1",))).notes == ("Scored on neither side: c1.",)
     assert "2 cases that only one of them scored are left out" in found.sentence()
 
 
@@ -169,5 +171,8 @@ def test_the_sentence_and_the_table_say_the_numbers() -> None:
     assert found.sentence().startswith(f"On 12 cases, ours reached a mean Dice of {row.mean_a:.3f} and theirs of {row.mean_b:.3f}")
     assert "Wilcoxon" in found.sentence()
     lines = comparison_lines(found)
-    assert [line[1] for line in lines] == ["organ", "lesion", *["mean of labels"] * len(PERFECT)]
-    assert all(math.isfinite(float(line[3])) for line in lines)
+    assert [line[0] for line in lines[:3]] == ["Dice, organ", "Dice, lesion", "Dice"]
+    assert len(lines) == 2 + len(PERFECT)
+    assert lines[2][5] == f"{row.better}:{row.worse}"
+    assert all(math.isfinite(float(line[1])) for line in lines)
+    assert f" mm and theirs of {found.of('hd95_mm').mean_b:.2f} mm" in found.sentence("hd95_mm")
