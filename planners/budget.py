@@ -9,6 +9,7 @@ from pydantic import Field
 from planners.contract import Contract, Triple
 from planners.fingerprint import Fingerprint
 from planners.plan import NetworkPlan, Plan
+from planners.speed import Speed, Work
 
 MIB = 1024**2
 GIB = 1024**3
@@ -23,8 +24,7 @@ class Budget(Contract):
     free_bytes        memory the device has free, as measured; None where nobody looked
     device            the kind of device the plan will train on
     seconds           wall-clock time of the training loop per fold; None where the default schedule stands
-    flops_per_second  measured training throughput of the device (floating-point operations of the forward pass,
-                      counted three times for a training step, per second); None where it was not measured
+    speed             how fast the device trains, as measured; None where nobody measured
     workers           processes that may run beside the training loop
     """
 
@@ -32,7 +32,7 @@ class Budget(Contract):
     free_bytes: int | None = Field(default=None, ge=1)
     device: Literal["cpu", "cuda", "mps"] = "cuda"
     seconds: float | None = Field(default=None, gt=0)
-    flops_per_second: float | None = Field(default=None, gt=0)
+    speed: Speed | None = None
     workers: int = Field(default=1, ge=0)
 
     def memory_for(self, default: int, *, use_free: bool = False) -> int:
@@ -63,6 +63,8 @@ class NetworkCost(Contract):
     kept_bytes        what the backward pass keeps of the forward pass
     training_bytes    forecast peak of a whole training step: weights, gradients, optimiser, kept, loss, workspace
     inference_bytes   forecast peak of a forward pass without gradients
+    step_flops        of a whole training step as it is computed, with channels filled up (`planners.speed.filled`)
+    moved_bytes       what a whole training step reads and writes
     """
 
     parameters: int
@@ -70,6 +72,13 @@ class NetworkCost(Contract):
     kept_bytes: int
     training_bytes: int
     inference_bytes: int
+    step_flops: int
+    moved_bytes: int
+
+    @property
+    def work(self) -> Work:
+        """One training step's."""
+        return Work(flops=float(self.step_flops), moved_bytes=float(self.moved_bytes))
 
 
 class CostFunction(Protocol):

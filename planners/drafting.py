@@ -11,6 +11,7 @@ from planners.families import lift
 from planners.fitting import Fitted, Trace, Wish, fit, outline
 from planners.memory import BATCH_SHARE, LEAST_BATCH, batch_cap
 from planners.overrides import Overrides
+from planners.schedule import Compute
 from planners.selection import Selected, why_selected, wish_of
 from planners.spacing import Grid, Spacing
 from planners.topology import Topology
@@ -62,14 +63,14 @@ class TracingDrafter:
     """Drafts the configurations of a plan around the network selected for the main one.
 
     refining   traces networks that see the labels of a previous stage as well
-    hurried    whether time limits the steps, so that no configuration's step should cost more than the main one's
+    compute    the time: where it limits the steps, no configuration's step should take longer than the main one's
     """
 
     main: str
     selected: Selected
     trace: Trace
     refining: Trace
-    hurried: bool
+    compute: Compute
     overrides: Overrides
     room: Room
 
@@ -108,8 +109,9 @@ class TracingDrafter:
 
     def _fit(self, name: str, grid: Grid) -> Fitted | None:
         wish, gauge = self._wish(name, grid), self.selected.fitted.gauge
-        if self.hurried and wish.most_batch is None and (found := outline(wish, gauge)) is not None:
-            most = int(self.selected.fitted.step_flops / gauge.forward_flops(wish.family, found[0]))
+        if self.compute.seconds is not None and wish.most_batch is None and (found := outline(wish, gauge)) is not None:
+            topology, seconds = found[0], self.compute.step_seconds(self.selected.fitted.cost.work)
+            most = self.compute.most_batch(seconds, lambda batch: gauge.work(wish.family, topology, batch))
             wish = replace(wish, most_batch=max(LEAST_BATCH, most))
         return fit(wish, gauge, self.refining if name == CASCADE else self.trace)
 
@@ -135,6 +137,6 @@ class TracingDrafter:
         fitting = fitted.gauge.batch(fitted.family, fitted.topology)
         cap = batch_cap(grid, fitted.topology)
         reason = f"{fitting} patches of {triple_text(lift(fitted.topology.patch))} fit; {cap} show {BATCH_SHARE:.0%} of the training voxels"
-        if fitted.batch < min(fitting, cap) and self.hurried:
+        if fitted.batch < min(fitting, cap) and self.compute.seconds is not None:
             reason += "; fewer, so that the time holds enough steps"
         return Choice(fitted.batch, f"batch by memory, data and time, at least {LEAST_BATCH}", reason)

@@ -57,7 +57,7 @@ def parse_change(assignments: Sequence[str], budget: Budget) -> Change:
         if name == "planner":
             planner = value
         elif name == "memory" or name in _SECONDS or name == "device":
-            granted |= _grant(name, value)
+            granted |= _grant(name, value, budget)
         elif name in _GLOBAL:
             fixed[_GLOBAL[name]] = _value(value)
         elif dot and leaf in _CONSTRAINTS:
@@ -68,11 +68,12 @@ def parse_change(assignments: Sequence[str], budget: Budget) -> Change:
     return Change(new_budget, checked(Overrides, fixed, remedy=_REMEDY), values, planner)
 
 
-def _grant(name: str, value: str) -> dict[str, Any]:
+def _grant(name: str, value: str, budget: Budget) -> dict[str, Any]:
     if name == "memory":
         return {"memory_bytes": parse_memory(value)}
     if name == "device":
-        return {"device": value}
+        # Speed and free memory are this machine's; another device is planned for by conservative figures.
+        return {"device": value} | ({} if value == budget.device else {"speed": None, "free_bytes": None})
     try:
         return {"seconds": float(value) * _SECONDS[name]}
     except ValueError:

@@ -83,7 +83,9 @@ def bytes_text(count: float) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """Seconds as people say them: 45 s, 20 min, 6.5 h, 3.2 days."""
+    """Seconds as people say them: 0.44 s, 45 s, 20 min, 6.5 h, 3.2 days."""
+    if seconds < 10:
+        return f"{seconds:.2g} s"
     for limit, divisor, unit in ((120.0, 1.0, "s"), (7200.0, 60.0, "min"), (172800.0, 3600.0, "h")):
         if seconds < limit:
             return f"{seconds / divisor:.1f}".removesuffix(".0") + f" {unit}"

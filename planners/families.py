@@ -14,6 +14,7 @@ from typing import Literal
 
 from planners.contract import Triple
 from planners.plan import NetworkPlan, Stage
+from planners.speed import filled
 from planners.topology import Extent, Topology
 
 Block = Literal["plain", "residual", "vnet"]
@@ -21,10 +22,11 @@ Block = Literal["plain", "residual", "vnet"]
 
 @dataclass(frozen=True)
 class Layer:
-    """One convolution: its weights and its multiply-adds for one patch."""
+    """One convolution: its weights, its multiply-adds for one patch, and those that are computed, with channels filled up."""
 
     weights: int
     multiply_adds: int
+    computed: int
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ class Family:
         for stage, blocks in enumerate(self.decoder_blocks(topology.stages)):
             taps, here, out = math.prod(topology.kernels[stage]), widths[stage], wider * widths[stage]
             below = widths[stage + 1] * (wider if stage + 2 < topology.stages else 1)
-            yield Layer(below * here * math.prod(topology.strides[stage + 1]), below * here * voxels[stage])
+            weights, computed = below * here * math.prod(topology.strides[stage + 1]), filled(below, here) * voxels[stage]
+            yield Layer(weights, below * here * voxels[stage], computed)
             yield from _convolution(taps, 2 * here, out, voxels[stage])
             for _ in range(blocks - 1):
                 yield from _convolution(taps, out, out, voxels[stage])
@@ -130,6 +133,10 @@ class Family:
     def forward_flops(self, topology: Topology, in_channels: int, num_classes: int) -> int:
         """Floating-point operations of one patch's forward pass; a multiply-add counts two."""
         return 2 * sum(layer.multiply_adds for layer in self.layers(topology, in_channels, num_classes))
+
+    def step_flops(self, topology: Topology, in_channels: int, num_classes: int) -> int:
+        """Of a training step on one patch, as computed: the backward pass takes two products of the forward pass's size."""
+        return 6 * sum(layer.computed for layer in self.layers(topology, in_channels, num_classes))
 
     def receptive_field(self, topology: Topology) -> Extent:
         """Input voxels along each axis that one voxel of the deepest stage sees: r0 = Σ (k_l − 1) Π s_i + 1.
@@ -184,7 +191,7 @@ def _parameters(family: Family, strides: tuple[Extent, ...], kernels: tuple[Exte
 
 
 def _convolution(taps: int, inputs: int, outputs: int, voxels: int) -> Iterator[Layer]:
-    yield Layer(taps * inputs * outputs, taps * inputs * outputs * voxels)
+    yield Layer(taps * inputs * outputs, taps * inputs * outputs * voxels, taps * filled(inputs, outputs) * voxels)
 
 
 def lift(extent: Extent) -> Triple:

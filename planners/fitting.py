@@ -48,11 +48,6 @@ class Fitted:
     cost: NetworkCost
     gauge: TracedGauge
 
-    @property
-    def step_flops(self) -> float:
-        """Floating-point operations of one forward pass of the batch."""
-        return float(self.cost.forward_flops)
-
 
 def tracer(cost: CostFunction, *, in_channels: int, num_classes: int, device: str) -> Trace:
     """The cost function as the fit calls it; a network is traced once."""

@@ -12,12 +12,16 @@ from typing import Protocol
 from planners.budget import NetworkCost
 from planners.families import Family
 from planners.spacing import Grid
+from planners.speed import Work
 from planners.topology import Topology
 
 LEAST_BATCH = 2
 BATCH_SHARE = 0.05
 STATE_BYTES = 16
 FIRST_GUESS_BYTES = 8.0
+# Bytes that a step moves per weight (casts, gradient, clipping, optimiser, average) and, at a guess, per feature voxel.
+MOVED_PER_WEIGHT = 70
+FIRST_GUESS_MOVED = 40.0
 
 
 class Gauge(Protocol):
@@ -68,6 +72,7 @@ class TracedGauge:
     num_classes: int
     bytes_per_voxel: float = FIRST_GUESS_BYTES
     flops_ratio: float = 1.0
+    moved_per_voxel: float = FIRST_GUESS_MOVED
 
     def forecast(self, family: Family, topology: Topology, batch: int) -> float:
         """Bytes that a training step of this batch is expected to take."""
@@ -76,9 +81,12 @@ class TracedGauge:
     def _state(self, family: Family, topology: Topology) -> float:
         return STATE_BYTES * family.parameters(topology, self.in_channels, self.num_classes)
 
-    def forward_flops(self, family: Family, topology: Topology) -> float:
-        """Floating-point operations of one patch's forward pass, scaled by what the trace found."""
-        return self.flops_ratio * family.forward_flops(topology, self.in_channels, self.num_classes)
+    def work(self, family: Family, topology: Topology, batch: int) -> Work:
+        """A training step's, scaled by what the trace found."""
+        flops = batch * self.flops_ratio * family.step_flops(topology, self.in_channels, self.num_classes)
+        weights = family.parameters(topology, self.in_channels, self.num_classes)
+        moved = batch * self.moved_per_voxel * family.feature_voxels(topology, self.num_classes)
+        return Work(flops, MOVED_PER_WEIGHT * weights + moved)
 
     def fits(self, family: Family, topology: Topology) -> bool:
         """Whether a batch of two is expected to stay within the limit."""
@@ -93,9 +101,15 @@ class TracedGauge:
         """The gauge that forecasts exactly what was traced for this network, and scales to others from there."""
         voxels = batch * family.feature_voxels(topology, self.num_classes)
         per_voxel = (traced.training_bytes - self._state(family, topology)) / voxels
-        flops = batch * family.forward_flops(topology, self.in_channels, self.num_classes)
+        flops = batch * family.step_flops(topology, self.in_channels, self.num_classes)
+        moved = traced.moved_bytes - MOVED_PER_WEIGHT * family.parameters(topology, self.in_channels, self.num_classes)
         # A trace below the state bytes would make patches free; a byte a value is less than any training needs.
-        return replace(self, bytes_per_voxel=max(per_voxel, 1.0), flops_ratio=max(traced.forward_flops / flops, 0.01))
+        return replace(
+            self,
+            bytes_per_voxel=max(per_voxel, 1.0),
+            flops_ratio=max(traced.step_flops / flops, 0.01),
+            moved_per_voxel=max(moved / voxels, 1.0),
+        )
 
 
 def batch_cap(grid: Grid, topology: Topology, share: float = BATCH_SHARE) -> int:

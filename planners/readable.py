@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from planners.explain import triple_text
+from planners.explain import bytes_text, duration_text, triple_text
+from planners.forecast import Forecast
 from planners.plan import Configuration, Plan
 
 
@@ -26,8 +27,8 @@ class Section:
     lines: tuple[Line, ...]
 
 
-def sections(plan: Plan) -> tuple[Section, ...]:
-    """The whole plan: general choices, one section per configuration, and the training recipe."""
+def sections(plan: Plan, forecasts: Iterable[Forecast] = ()) -> tuple[Section, ...]:
+    """The whole plan: general choices, one section per configuration, the training recipe, and what it all will take."""
     general = (
         Line("planner", plan.planner, _why(plan, "planner")),
         Line("orientation", plan.orientation, _why(plan, "orientation")),
@@ -35,13 +36,14 @@ def sections(plan: Plan) -> tuple[Section, ...]:
         Line("mirror axes", _list(plan.mirror_axes), _why(plan, "mirror_axes")),
     )
     configurations = tuple(Section(name, _configuration(plan, name, made)) for name, made in plan.configurations.items())
-    return (Section(f"Plan for {plan.dataset_name}", general), *configurations, Section("training", _training(plan)))
+    ahead = tuple(Section(f"{made.configuration}: what training will take", _forecast(made)) for made in forecasts)
+    return (Section(f"Plan for {plan.dataset_name}", general), *configurations, Section("training", _training(plan)), *ahead)
 
 
-def plan_markdown(plan: Plan) -> str:
+def plan_markdown(plan: Plan, forecasts: Iterable[Forecast] = ()) -> str:
     """The plan as Markdown tables, for plan.md."""
     parts = []
-    for level, section in enumerate(sections(plan)):
+    for level, section in enumerate(sections(plan, forecasts)):
         rows = [f"| {line.name} | {line.value} | {line.reason} |" for line in section.lines]
         parts.append("\n".join([f"{'#' if level == 0 else '##'} {section.title}", "", "| | chosen | because |", "|---|---|---|", *rows]))
     return "\n\n".join(parts) + "\n"
@@ -74,6 +76,31 @@ def _training(plan: Plan) -> tuple[Line, ...]:
         ("averaged weights", "ema_decay", f"decay {recipe.ema_decay:g}" if recipe.ema_decay else "no"),
     )
     return tuple(Line(label, value, _why(plan, f"training.{field}")) for label, field, value in table)
+
+
+def _forecast(made: Forecast) -> tuple[Line, ...]:
+    run, length, cost = made.run, made.length, made.cost
+    work = f"{cost.work.flops:.3g} floating-point operations and {bytes_text(cost.moved_bytes)} moved, at {made.speed}"
+    ends = "the plan's time ends it" if made.limited else f"{run.steps / length.iterations:.0f} such epochs"
+    after = f"then {duration_text(made.cases_seconds)} on held-out cases"
+    loop = f"{duration_text(run.seconds)} of training ({ends}; {run.steps} steps), {after}"
+    memory = (
+        f"a step as traced: {cost.parameters / 1e6:.3g} million weights with gradients, optimiser and average, "
+        f"{bytes_text(cost.kept_bytes)} kept for the backward pass; the program itself comes on top"
+    )
+    table = (
+        ("a step", duration_text(made.step_seconds), work),
+        (
+            "an epoch",
+            duration_text(run.epoch_seconds),
+            f"{length.iterations} steps and {length.validation_iterations} batches of validation",
+        ),
+        ("a fold", duration_text(made.fold_seconds), loop),
+        (f"all {made.folds} folds", duration_text(made.folds * made.fold_seconds), "one after the other, as train --fold all does"),
+        ("memory", bytes_text(cost.training_bytes), memory),
+        ("disk", bytes_text(made.cache_bytes), "prepared cases, in RUN/cache; may be deleted after training"),
+    )
+    return tuple(Line(*row) for row in table)
 
 
 def _why(plan: Plan, field: str) -> str:

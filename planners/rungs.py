@@ -8,25 +8,29 @@ from planners.families import RESENC, UNET, Family
 from planners.schedule import LONG_STEPS
 
 STEPS_AT_FULL_WIDTH = 3200
-# The narrowest networks are the end of the way down: a few hundred steps that see whole organs do better than a thousand on
-# pieces too small to tell left from right.
-STEPS_AT_LEAST_WIDTH = 400
+STEPS_AT_LEAST = 400
 
-# (edge of the starting patch in voxels, edge a memory cut may leave, share of the width). A patch beyond 128³ is the first luxury to
-# go, then width down to a half, then context and width by turns.
+# (edge of the starting patch in voxels, edge a memory cut may leave, share of the width, steps needed, patches per step needed).
+# A patch beyond 128³ is the first luxury to go, then width down to a half, where the steps needed fall with the width, then context.
+# The end of the way down takes few steps: a few hundred that see whole organs do better than a thousand on pieces too
+# small to tell left from right. Time never asks for less than half the width: below 16 channels a convolution hardly gets
+# faster, since arithmetic units work on 16 at once, and it learns worse.
 _STEPS_DOWN = (
-    (256, 64, 1.0),
-    (160, 64, 1.0),
-    (128, 64, 1.0),
-    (128, 64, 0.75),
-    (128, 64, 0.5),
-    (96, 48, 0.5),
-    (80, 48, 0.375),
-    (64, 32, 0.25),
-    (48, 32, 0.25),
-    (32, 16, 0.25),
+    (256, 64, 1.0, STEPS_AT_FULL_WIDTH, 4),
+    (160, 64, 1.0, STEPS_AT_FULL_WIDTH, 4),
+    (128, 64, 1.0, STEPS_AT_FULL_WIDTH, 4),
+    (128, 64, 0.75, round(0.75 * STEPS_AT_FULL_WIDTH), 4),
+    (128, 64, 0.5, round(0.5 * STEPS_AT_FULL_WIDTH), 4),
+    (96, 48, 0.5, round(0.5 * STEPS_AT_FULL_WIDTH), 4),
+    (80, 48, 0.5, 2 * STEPS_AT_LEAST, 2),
+    (64, 32, 0.5, STEPS_AT_LEAST, 2),
+    (48, 32, 0.5, STEPS_AT_LEAST, 2),
 )
-_LEAST_SHARE = 0.25
+# For memory in which none of these fits.
+_LAST_RESORTS = (
+    (64, 32, 0.25, STEPS_AT_LEAST, 2),
+    (48, 16, 0.25, STEPS_AT_LEAST, 2),
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Rung:
     least_edge    memory may cut it to this, unless the images are smaller themselves
     least_steps   optimiser steps without which a smaller network does better
     least_batch   patches per step below which it is not cut to gain steps
+    last_resort   only for memory that no other rung fits
     """
 
     family: Family
@@ -44,6 +49,7 @@ class Rung:
     least_edge: int
     least_steps: int
     least_batch: int
+    last_resort: bool = False
 
 
 def ladder(family: Family, *, base: int | None = None) -> tuple[Rung, ...]:
@@ -52,15 +58,17 @@ def ladder(family: Family, *, base: int | None = None) -> tuple[Rung, ...]:
     The steps that a size needs grow with its width: in twenty minutes on two cores a U-Net of 16 features reached Dice
     0.868 on Hippocampus in 1747 steps, one of 32 features (nnU-Net's plan and recipe, same batch) 0.789 in 205.
     """
+    rows = [(row, False) for row in _STEPS_DOWN] + [(row, True) for row in _LAST_RESORTS]
     return tuple(
         Rung(
             family=family.narrowed(share) if base is None else family.of_width(base),
             edge=edge,
             least_edge=least_edge,
-            least_steps=round(STEPS_AT_FULL_WIDTH * share) if share > _LEAST_SHARE else STEPS_AT_LEAST_WIDTH,
-            least_batch=4 if share > _LEAST_SHARE else 2,
+            least_steps=steps,
+            least_batch=batch,
+            last_resort=last_resort,
         )
-        for edge, least_edge, share in _STEPS_DOWN
+        for (edge, least_edge, share, steps, batch), last_resort in rows
     )
 
 

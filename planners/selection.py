@@ -14,6 +14,7 @@ from planners.patch import full_volume, initial_patch
 from planners.rungs import Rung
 from planners.schedule import LONG_STEPS, Compute
 from planners.spacing import Grid
+from planners.speed import Work
 from planners.topology import Topology, plan_topology
 
 # A rung passes if its traced network misses the wanted steps by no more than the forecast may err.
@@ -66,7 +67,9 @@ def select(
     rejected: list[str] = []
     frugal: tuple[Rung, TracedGauge] | None = None
     for rung in rungs:
-        wish, name, pace = wish_of(rung, grid, fixed), rung.family.architecture, compute.at_width(rung.family.base)
+        if rung.last_resort and frugal is not None:
+            break
+        wish, name = wish_of(rung, grid, fixed), rung.family.architecture
         if name not in gauges:
             gauges[name] = calibrate(wish, gauge, trace)
         outlined = outline(wish, gauges[name])
@@ -74,14 +77,14 @@ def select(
             rejected.append(f"{_text(rung)} does not fit")
             continue
         frugal = (rung, gauges[name])
-        most = _most_batch(rung, gauges[name], outlined[0], pace)
+        most = _most_batch(rung, gauges[name], outlined[0], compute)
         if most is not None and most < min(rung.least_batch, outlined[1]):
-            steps = pace.steps(gauges[name].forward_flops(rung.family, outlined[0]) * min(rung.least_batch, outlined[1]))
+            steps = compute.steps(gauges[name].work(rung.family, outlined[0], min(rung.least_batch, outlined[1])))
             rejected.append(f"{_text(rung)} would take {steps:.0f} steps and needs {rung.least_steps}")
             continue
         fitted = fit(replace(wish, most_batch=most), gauges[name], trace)
-        if fitted is not None and pace.steps(fitted.step_flops) >= _TOLERATED * rung.least_steps:
-            return Selected(rung, fitted, pace.steps(fitted.step_flops), tuple(rejected))
+        if fitted is not None and compute.steps(fitted.cost.work) >= _TOLERATED * rung.least_steps:
+            return Selected(rung, fitted, compute.steps(fitted.cost.work), tuple(rejected))
         rejected.append(
             f"{_text(rung)} was traced and does not fit" if fitted is None else f"{_text(rung)} was traced and takes too few steps"
         )
@@ -97,19 +100,25 @@ def _frugal(
     fitted = fit(wish, gauge, trace) or fit(wish, calibrate(wish, gauge, trace), trace)
     if fitted is None:
         return None
-    return Selected(rung, fitted, compute.at_width(rung.family.base).steps(fitted.step_flops), tuple(rejected))
+    return Selected(rung, fitted, compute.steps(fitted.cost.work), tuple(rejected))
 
 
 def _most_batch(rung: Rung, gauge: TracedGauge, topology: Topology, compute: Compute) -> int | None:
     """The largest batch with which the time allows the rung's steps; None where time is no limit.
 
-    In a short run a batch beyond eight is no use either: the same operations do more as further steps.
+    In a short run the same operations do more as further steps: a batch grows beyond the rung's least only where twice the
+    steps remain, and never beyond eight.
     """
     if compute.seconds is None:
         return None
-    steps_of_one = compute.steps(gauge.forward_flops(rung.family, topology))
-    most = int(steps_of_one / rung.least_steps)
-    return most if steps_of_one / HURRIED_BATCH >= LONG_STEPS else min(most, HURRIED_BATCH)
+
+    def work(batch: int) -> Work:
+        return gauge.work(rung.family, topology, batch)
+
+    most, spare = (compute.most_batch(compute.seconds / (times * rung.least_steps), work) for times in (1, 2))
+    if compute.steps(work(HURRIED_BATCH)) >= LONG_STEPS:
+        return most
+    return max(min(most, rung.least_batch), min(spare, HURRIED_BATCH))
 
 
 def why_selected(selected: Selected, limit: float) -> str:

@@ -1,8 +1,8 @@
 """The default planner: nnU-Net's rules where they are about the data, measured cost where they are about the machine.
 
 What it keeps: spacing, proportions of the patch, depth, widths, configurations, normalisation (Isensee et al. 2021). What it
-replaces: memory is a traced training step instead of a count of feature maps; time is a budget of floating-point
-operations, and a network that cannot take enough steps in it gives way to a smaller one; left and right are never flipped
+replaces: memory is a traced training step instead of a count of feature maps; time is a number of steps at the speed measured
+here, and a network that cannot take enough steps in it gives way to a smaller one; left and right are never flipped
 into each other. The cost function is `autoseg3d.cost.trace_cost` in the program.
 """
 
@@ -67,7 +67,7 @@ def plan_by_cost(
     ledger = Ledger()
     # Arrays are turned to the canonical orientation; spacing is the median of the cases, the coarsest axis comes first.
     dataset = examine(fingerprint, "canonical", overrides, ledger)
-    # The memory that one training step may take, and the floating-point operations that the time allows.
+    # The memory that one training step may take, and the steps that the time allows.
     room, compute = room_of(budget), compute_of(budget)
     # The main configuration decides the network: the largest size that fits and takes enough steps.
     labels = fingerprint.labels
@@ -79,10 +79,10 @@ def plan_by_cost(
         raise refusal(name, overrides, room)
     # The other configurations use the same network at a cost per step not above the main one's.
     refining = tracer(cost, in_channels=gauge.in_channels + len(labels.labels), num_classes=gauge.num_classes, device=budget.device)
-    drafter = TracingDrafter(name, selected, trace, refining, compute.seconds is not None, overrides, room)
+    drafter = TracingDrafter(name, selected, trace, refining, compute, overrides, room)
     configurations = plan_configurations(dataset, drafter, overrides, ledger)
     # The recipe follows from the steps that fit; flips leave out the left-right axis where labels have sides.
     width = selected.rung.family.base
-    recipe = training(compute.at_width(width), selected.fitted.step_flops, ledger, features=width)
+    recipe = training(compute, selected.fitted.cost.work, ledger, features=width)
     axes = ledger.take("mirror_axes", mirror_axes(fingerprint, dataset.axis_order))
     return finish(planner, dataset, configurations, ledger, training=recipe, mirror_axes=axes)

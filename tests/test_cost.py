@@ -13,7 +13,8 @@ import torch
 from network_plans import kinds, network_plan
 from torch import Tensor, nn
 
-from autoseg3d.cost import measure_flops_per_second, trace_cost, training_dtype
+from autoseg3d.cost import measure_speed, trace_cost, training_dtype
+from autoseg3d.cost.speed import explained, undisturbed
 from autoseg3d.cost.trace import Autocast, LiveBytes, trace
 from autoseg3d.errors import UsageError
 from autoseg3d.losses import DeepSupervisionLoss
@@ -22,6 +23,7 @@ from planners.budget import NetworkCost
 from planners.contract import Triple
 from planners.labels import label_table
 from planners.plan import NetworkPlan
+from planners.speed import Speed, Work
 
 ARCHITECTURES = ["unet", "resenc", "vnet"]
 DTYPES = [torch.float32, torch.bfloat16]
@@ -300,6 +302,44 @@ def test_precision_by_device() -> None:
         assert training_dtype("cuda") == torch.bfloat16
 
 
-def test_the_probe_gives_a_rate_a_computer_may_have() -> None:
-    rate = measure_flops_per_second("cpu", seconds=0)
-    assert 1e8 < rate < 1e15
+def test_the_probe_gives_a_speed_a_computer_may_have() -> None:
+    speed = measure_speed("cpu", seconds=0)
+    assert speed.flops_per_second > 1e8
+    assert speed.overhead_seconds < 1
+    traced = trace_cost(network_plan("unet", [16, 32]), patch_size=(64, 64, 64), batch_size=2, in_channels=1, num_classes=2, device="cpu")
+    assert 1e-3 < speed.step_seconds(traced.work) < 1e3
+    assert measure_speed("cpu", seconds=0) is speed
+
+
+def test_a_speed_is_found_from_steps_that_obey_it() -> None:
+    works = [Work(1e6, 1e6), Work(1e9, 1e9), Work(5e10, 1e9)]
+    true = Speed(flops_per_second=3e11, bytes_per_second=8e9, overhead_seconds=0.02)
+    found = explained(works, [true.step_seconds(work) for work in works])
+    for name in ("flops_per_second", "bytes_per_second", "overhead_seconds"):
+        assert getattr(found, name) == pytest.approx(getattr(true, name), rel=1e-6)
+
+
+def test_noise_never_makes_a_rate_negative() -> None:
+    works = [Work(1e6, 1e6), Work(1e9, 1e9), Work(5e10, 1e9)]
+    for seconds in ([0.01, 0.2, 0.1], [0.5, 0.1, 0.1], [0.001, 0.0005, 1.0]):
+        found = explained(works, seconds)
+        assert min(found.flops_per_second, found.bytes_per_second) > 0
+        assert found.overhead_seconds >= 0
+
+
+def test_other_programs_do_not_slow_the_forecast() -> None:
+    # Two processors, four fifths of whose time a step uses: alone 0.5 s; beside others it waits.
+    assert undisturbed([(0.5, 0.8), (1.1, 0.82), (0.9, 0.85)]) == pytest.approx(0.5)
+    assert undisturbed([(1.0, 1.0), (3.0, 0.99)]) == pytest.approx(0.99)
+
+
+def test_moved_bytes_by_hand() -> None:
+    with following() as live:
+        a = torch.empty(1000)  # written
+        b = a * 2  # read and written
+        b.view(10, 100)  # neither
+        b += a  # two read, one written
+    assert live.moved == 4000 * (1 + 2 + 3)
+    plan = network_plan("unet", [4, 8, 8])
+    one, two = cost(plan, (16, 16, 16), batch=1), cost(plan, (16, 16, 16), batch=2)
+    assert one.moved_bytes < two.moved_bytes < 2 * one.moved_bytes  # the weights are moved once

@@ -16,6 +16,7 @@ from planners.budget import Budget, CostFunction, NetworkCost, PlanningError
 from planners.contract import Triple
 from planners.edit import ComparedRow, compare, parse_change, replan
 from planners.fingerprint import Fingerprint
+from planners.forecast import Forecast, forecast
 from planners.labels import LabelTable
 from planners.plan import NetworkPlan, Plan
 from planners.readable import plan_markdown
@@ -65,6 +66,14 @@ class Reading:
     geometry: GeometryChoice = "auto"
     group_pattern: str | None = None
     workers: int | None = None
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, and what training each of its configurations will take on this machine."""
+
+    plan: Plan
+    forecasts: tuple[Forecast, ...]
 
 
 @dataclass(frozen=True)
@@ -129,7 +138,7 @@ def plan(
     reading: Reading | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
-) -> Plan:
+) -> Planned:
     """Checks and measures the dataset in `raw`, plans, and writes the run folder `run`; nothing where there are faults.
 
     Raises DatasetError with all faults; UsageError where `run` holds a plan already (without `overwrite`), lies inside
@@ -141,10 +150,10 @@ def plan(
     if folder.plan_file.exists() and not overwrite:
         raise UsageError("there is a plan here already", file=run, remedy="Choose another folder, or add --overwrite to replace it")
     measured = measure(raw, run, reading=reading, progress=progress)
-    made = plan_fingerprint(measured.fingerprint, wishes=wishes)
     ids = sorted(case.id for case in measured.fingerprint.cases)
     groups = {case.id: case.group for case in measured.dataset.cases if case.group is not None and case.id in ids}
     splits = make_splits(ids, groups=groups, duplicates=measured.duplicates, allow_fewer=True)
+    planned = _planned(measured.fingerprint, wishes, folds=len(splits.folds))
     record = RunRecord(
         software_version=__version__,
         raw=str(raw.resolve()),
@@ -152,18 +161,42 @@ def plan(
         geometry=reading.geometry,
         command={"planner": wishes.planner, "memory_bytes": wishes.memory_bytes, "seconds": wishes.seconds, "device": wishes.device},
     )
-    folder.write(record=record, fingerprint=measured.fingerprint, plan=made, splits_json=splits.to_json(), plan_text=plan_markdown(made))
-    return made
+    text = plan_markdown(planned.plan, planned.forecasts)
+    folder.write(record=record, fingerprint=measured.fingerprint, plan=planned.plan, splits_json=splits.to_json(), plan_text=text)
+    return planned
 
 
 def plan_fingerprint(fingerprint: Fingerprint, *, wishes: PlanWishes | None = None) -> Plan:
     """A plan from a fingerprint alone. Raises UsageError, naming the field, where no plan fits the wishes."""
     wishes = wishes or PlanWishes()
+    return _replanned(fingerprint, wishes, _budget(wishes, counting=wishes.planner in _COUNTING))[0]
+
+
+def plan_and_forecast(fingerprint: Fingerprint, *, wishes: PlanWishes | None = None) -> Planned:
+    """The same with a forecast for this machine, as if its cases were split into five folds."""
+    from autoseg3d.training.splits import FOLDS
+
+    return _planned(fingerprint, wishes or PlanWishes(), folds=min(FOLDS, len(fingerprint.cases)))
+
+
+def _replanned(fingerprint: Fingerprint, wishes: PlanWishes, budget: Budget) -> tuple[Plan, Budget]:
+    """The plan under the wishes' changes, and the budget that they left."""
     with _planning_errors():
-        change = parse_change(wishes.changes, _budget(wishes))
+        change = parse_change(wishes.changes, budget)
         planner = plugins.find(plugins.PLANNERS, change.planner or wishes.planner, own={}, field="planner")
         made = replan(planner, fingerprint, _cost(), change)
-    return made.model_copy(update={"fingerprint_hash": fingerprint.content_hash()})
+    return made.model_copy(update={"fingerprint_hash": fingerprint.content_hash()}), change.budget
+
+
+def _planned(fingerprint: Fingerprint, wishes: PlanWishes, *, folds: int) -> Planned:
+    from autoseg3d.sliding_window import window_starts
+
+    made, budget = _replanned(fingerprint, wishes, _budget(wishes))
+
+    def windows(shape: Triple, patch: Triple) -> int:
+        return len(window_starts(shape, patch))
+
+    return Planned(made, forecast(made, fingerprint, budget, cost=_cost(), windows=windows, folds=max(1, folds)))
 
 
 def what_if(fingerprint: Fingerprint, wishes: PlanWishes, changes: Iterable[str]) -> tuple[ComparedRow, ...]:
@@ -208,11 +241,11 @@ def _planning_errors(file: Path | None = None) -> Iterator[None]:
         raise UsageError(error.reason, code=code, file=file, field=error.field, got=error.got, remedy=error.remedy) from error
 
 
-def _budget(wishes: PlanWishes) -> Budget:
-    """The wishes as numbers; for planners that look at the machine, with its free memory and its measured speed."""
-    if wishes.planner in _COUNTING:
+def _budget(wishes: PlanWishes, *, counting: bool = False) -> Budget:
+    """The wishes as numbers, with the machine's free memory and measured speed unless the planner only counts."""
+    if counting:
         return Budget(memory_bytes=wishes.memory_bytes, seconds=wishes.seconds)
-    from autoseg3d.cost import measure_flops_per_second
+    from autoseg3d.cost import measure_speed
     from autoseg3d.devices import choose_device, free_memory_bytes
 
     device = choose_device(wishes.device)
@@ -222,7 +255,7 @@ def _budget(wishes: PlanWishes) -> Budget:
             "free_bytes": free_memory_bytes(device),
             "device": device.type,
             "seconds": wishes.seconds,
-            "flops_per_second": measure_flops_per_second(str(device)) if wishes.seconds or device.type == "cpu" else None,
+            "speed": measure_speed(str(device)),
         }
     )
 
@@ -234,7 +267,15 @@ def _cost() -> CostFunction:
         from autoseg3d.cost import trace_cost
 
         return trace_cost(
-            network, patch_size=patch_size, batch_size=batch_size, in_channels=in_channels, num_classes=num_classes, device=device
+            network,
+            patch_size=patch_size,
+            batch_size=batch_size,
+            in_channels=in_channels,
+            num_classes=num_classes,
+            device=device,
+            # The recipe is chosen after the network: it is planned for the one that takes more.
+            optimizer="adamw",
+            averaged=True,
         )
 
     return trace

@@ -10,6 +10,23 @@ import typer
 from autoseg3d.cli import options
 
 Raw = Annotated[Path, typer.Argument(help="Dataset folder: nnU-Net v2 layout, Medical Segmentation Decathlon, or images/ with labels/.")]
+Planner = Annotated[str, typer.Option(help="standard, nnunet, resenc-m, resenc-l, resenc-xl, residual, vnet, or an installed one.")]
+Memory = Annotated[str | None, typer.Option(help="Memory a training step may take, such as 8GB. Default: what the device has free.")]
+Change = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Fix a value and derive the rest from it, such as 3d_fullres.patch_size=96,160,160. May be given several times."
+    ),
+]
+WhatIf = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Show another plan beside this one, such as memory=24GB or spacing=1,1,1. May be given several times. Writes nothing."
+    ),
+]
+Groups = Annotated[
+    str | None, typer.Option(help="Regular expression for the patient in a case's name, such as 'patient[0-9]+': one patient, one fold.")
+]
 Exclude = Annotated[list[str] | None, typer.Option(help="Leave out this case. May be given several times.")]
 
 
@@ -42,34 +59,17 @@ def check(raw: Raw, exclude: Exclude = None, geometry: options.Geometry = "auto"
 def plan(
     raw: Annotated[Path | None, typer.Argument(help="Dataset folder, as for check.")] = None,
     run: Annotated[Path | None, typer.Option(help="Folder of the run; made if it is not there.")] = None,
-    planner: Annotated[
-        str, typer.Option(help="standard, nnunet, resenc-m, resenc-l, resenc-xl, residual, vnet, or an installed one.")
-    ] = "standard",
-    memory: Annotated[
-        str | None, typer.Option(help="Memory a training step may take, such as 8GB. Default: what the device has free.")
-    ] = None,
+    planner: Planner = "standard",
+    memory: Memory = None,
     minutes: Annotated[float | None, typer.Option(min=0.1, help="Training time per fold in minutes, to plan for.")] = None,
     hours: Annotated[float | None, typer.Option(min=0.01, help="Training time per fold in hours, to plan for.")] = None,
     device: options.Device = "auto",
     exclude: Exclude = None,
     overwrite: Annotated[bool, typer.Option(help="Replace the plan of an existing run.")] = False,
-    change: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", help="Fix a value and derive the rest from it, such as 3d_fullres.patch_size=96,160,160. May be given several times."
-        ),
-    ] = None,
-    what_if: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Show another plan beside this one, such as memory=24GB or spacing=1,1,1. May be given several times. Writes nothing."
-        ),
-    ] = None,
+    change: Change = None,
+    what_if: WhatIf = None,
     geometry: options.Geometry = "auto",
-    groups: Annotated[
-        str | None,
-        typer.Option(help="Regular expression for the patient in a case's name, such as 'patient[0-9]+': one patient, one fold."),
-    ] = None,
+    groups: Groups = None,
     workers: options.Workers = None,
     fingerprint: Annotated[Path | None, typer.Option(help="Plan from a fingerprint.json (ours or nnU-Net's) without the images.")] = None,
     dataset: Annotated[Path | None, typer.Option(help="The dataset.json that goes with --fingerprint.")] = None,
@@ -78,6 +78,7 @@ def plan(
     """Check a dataset, measure it, and choose every setting of the training, with the reason of each.
 
     Writes fingerprint.json, plan.json, plan.md and splits.json into the run folder; nothing if the dataset has faults.
+    Prints how long training will take on this machine, and how much memory and disk.
 
     Examples:
 
@@ -88,7 +89,7 @@ def plan(
       autoseg3d plan --fingerprint fingerprint.json --dataset dataset.json --planner nnunet --print-json
     """
     from autoseg3d import api
-    from autoseg3d.cli import plans, show
+    from autoseg3d.cli import plans
 
     wishes = api.PlanWishes(
         planner=planner,
@@ -98,24 +99,13 @@ def plan(
         changes=tuple(change or ()),
     )
     if fingerprint is not None:
-        known = api.read_any_fingerprint(fingerprint, dataset)
-    elif raw is None or run is None:
+        plans.plan_known(api.read_any_fingerprint(fingerprint, dataset), wishes, what_if, as_json=print_json)
+        return
+    if raw is None or run is None:
         raise typer.BadParameter("give the dataset folder and --run RUN, or --fingerprint with --dataset")
-    else:
-        chosen = options.geometry_choice(geometry)
-        reading = api.Reading(exclude=frozenset(exclude or ()), geometry=chosen, group_pattern=groups, workers=workers)
-        with show.progress() as report:
-            if not what_if:
-                made = api.plan(raw, run, wishes=wishes, reading=reading, overwrite=overwrite, progress=report)
-                plans.show_plan(made, as_json=print_json)
-                if not print_json:
-                    show.output.print(f"Written to {run}. Next: autoseg3d train {run} --fold all")
-                return
-            known = api.measure(raw, run, reading=reading, progress=report).fingerprint
-    if what_if:
-        plans.show_comparison(api.what_if(known, wishes, what_if), what_if)
-    else:
-        plans.show_plan(api.plan_fingerprint(known, wishes=wishes), as_json=print_json)
+    chosen = options.geometry_choice(geometry)
+    reading = api.Reading(exclude=frozenset(exclude or ()), geometry=chosen, group_pattern=groups, workers=workers)
+    plans.plan_raw(raw, run, wishes, reading, what_if, overwrite=overwrite, as_json=print_json)
 
 
 def register(app: typer.Typer) -> None:

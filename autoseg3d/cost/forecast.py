@@ -19,6 +19,9 @@ from planners.plan import NetworkPlan
 _REORDER = {"cpu": 2.25}
 _REORDER_ELSEWHERE = 1.0
 _SLOTS = {"sgd": 1, "adamw": 2}
+# Passes over all weights in float32, each a read or a write: clipping the gradients takes three, an optimiser reads weight,
+# gradient and its slots and writes weight and slots, averaging takes three.
+_CLIPPING, _AVERAGING = 3, 3
 
 
 def training_dtype(device: str) -> torch.dtype:
@@ -73,6 +76,8 @@ def trace_cost(
         kept_bytes=traced.kept_bytes,
         training_bytes=traced.state_bytes + (copies - 1) * weights + traced.step_bytes + inputs,
         inference_bytes=traced.state_bytes + traced.inference_bytes + inputs,
+        step_flops=traced.step_flops,
+        moved_bytes=traced.moved_bytes + weights * (_CLIPPING + 3 + 2 * _SLOTS[optimizer] + _AVERAGING * averaged),
     )
 
 

@@ -1,65 +1,133 @@
-"""How fast this machine trains: a few real steps of a small U-Net, in the precision that training will use."""
+"""How fast this machine trains: real steps of three small networks, in the precision that training will use."""
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
 
+import numpy as np
 import torch
+from torch import nn
 
+from autoseg3d.allocator import keeping_freed_pages
 from autoseg3d.cost.forecast import trace_cost, training_dtype
 from autoseg3d.losses import DeepSupervisionLoss
 from autoseg3d.networks import build
+from planners.contract import Triple
 from planners.labels import Label, LabelTable
 from planners.plan import NetworkPlan, Stage
+from planners.speed import Speed, Work
 
-# A step counts its forward pass three times: the backward pass computes two products of the same size.
-STEP_FLOPS = 3
-_EDGES = (32, 48, 64, 96)
 _LABELS = LabelTable(labels=(Label(name="object", values=(1,), paint=1),))
 _BATCH = 2
+_LONG_ENOUGH_SECONDS = 0.1
+_NEVER = 1e-18  # seconds of an operation or byte that took no time to be seen
 
 
-def measure_flops_per_second(device: str | torch.device = "cpu", *, seconds: float = 2.0) -> float:
-    """Training throughput of `device` for `Budget.flops_per_second`: FLOPs of the forward pass, three times, per second.
+@dataclass(frozen=True)
+class _Probe:
+    """A U-Net of two stages from `features`, on cubic patches that grow along `edges` until a step takes long enough."""
 
-    The probe is a three-stage U-Net from 32 features with deep supervision, Dice and cross-entropy, and SGD. Its cubic
-    patch grows until a step takes a fifth of a second, so that a GPU is not judged by its launching of kernels.
+    features: int
+    kernel: Triple
+    edges: tuple[int, ...]
+
+
+# Almost nothing to compute; few operations per byte, as in narrow networks and thick slices; many, as in wide ones.
+_PROBES = (
+    _Probe(16, (3, 3, 3), (8,)),
+    _Probe(16, (1, 3, 3), (32, 48, 64, 96, 128)),
+    _Probe(64, (3, 3, 3), (16, 24, 32, 48, 64, 96)),
+)
+
+
+@cache
+def measure_speed(device: str = "cpu", *, seconds: float = 2.0) -> Speed:
+    """How fast `device` trains, for `Budget.speed`; measured once per process.
+
+    Three small U-Nets with deep supervision, Dice and cross-entropy, AdamW and averaged weights: one that is all overhead, one
+    that is bound by memory, one by arithmetic. The patches of the last two grow until a step takes a tenth of a second, so
+    that a GPU is not judged by its launching of kernels.
 
     Args:
         device: as torch names it; measured with this process's number of threads.
-        seconds: how long to measure after the patch is found; at least three steps are taken.
+        seconds: how long to measure, roughly.
 
     Returns:
-        The rate of the fastest step. The whole call lasts two to four seconds on common machines.
+        The Speed that explains the undisturbed step of each best.
     """
     target = torch.device(device)
-    network = _network()
-    for edge in _EDGES:
-        step = _steps(network, edge, target)
+    with keeping_freed_pages() if target.type == "cpu" else contextlib.nullcontext():
+        measured = [_measured(probe, target, seconds / len(_PROBES)) for probe in _PROBES]
+    return explained([work for work, _ in measured], [fastest for _, fastest in measured])
+
+
+def explained(works: Sequence[Work], seconds: Sequence[float]) -> Speed:
+    """The Speed whose forecasts come nearest to what was measured, by the relative error; no rate is negative."""
+    rows = np.array([[work.flops, work.moved_bytes, 1.0] for work in works]) / np.array(seconds)[:, None]
+    best, least = np.zeros(3), np.inf
+    for count in range(1, 4):
+        for used in itertools.combinations(range(3), count):
+            found = np.zeros(3)
+            found[list(used)] = np.linalg.lstsq(rows[:, used], np.ones(len(rows)), rcond=None)[0]
+            error = float(np.square(rows @ found - 1).sum())
+            if (found >= 0).all() and error < least - 1e-12:
+                best, least = found, error
+    flops, moved, overhead = (float(value) for value in best)
+    return Speed(flops_per_second=1 / max(flops, _NEVER), bytes_per_second=1 / max(moved, _NEVER), overhead_seconds=overhead)
+
+
+def _measured(probe: _Probe, device: torch.device, seconds: float) -> tuple[Work, float]:
+    """The work of a step and how long it takes where nothing disturbs it."""
+    network, until = _network(probe), time.perf_counter() + seconds
+    for edge in probe.edges:
+        step = _steps(network, edge, device)
         step()
-        if _timed(step) >= 0.2:
+        if _timed(step)[0] >= _LONG_ENOUGH_SECONDS:
             break
-    until = time.perf_counter() + seconds
-    durations = [_timed(step) for _ in range(3)]
+    times = [_timed(step) for _ in range(3)]
     while time.perf_counter() < until:
-        durations.append(_timed(step))
-    cost = trace_cost(network, patch_size=(edge,) * 3, batch_size=_BATCH, in_channels=1, num_classes=2, device=target.type)
-    # The fastest step: what slows the others is somebody else's work, which will hardly last as long as the training.
-    return STEP_FLOPS * cost.forward_flops / min(durations)
+        times.append(_timed(step))
+    cost = trace_cost(
+        network,
+        patch_size=(edge,) * 3,
+        batch_size=_BATCH,
+        in_channels=1,
+        num_classes=2,
+        device=device.type,
+        optimizer="adamw",
+        averaged=True,
+    )
+    return cost.work, undisturbed(times) if device.type == "cpu" else min(wall for wall, _ in times)
 
 
-def _network() -> NetworkPlan:
-    strides = ((1, 1, 1), (2, 2, 2), (2, 2, 2))
-    stages = tuple(Stage(features=32 * 2**i, kernel=(3, 3, 3), stride=stride, blocks=2) for i, stride in enumerate(strides))
-    return NetworkPlan(architecture="unet", stages=stages, decoder_blocks=(2, 2))
+def undisturbed(times: Sequence[tuple[float, float]]) -> float:
+    """Seconds of a step on a CPU of its own, from (wall-clock, processor time) of several steps beside other programs.
+
+    Processor time hardly grows when others compute, wall-clock time does. The step that made most of its time on the clock
+    tells how many processors a step keeps busy; divided among those, the least processor time is the answer.
+    """
+    busy = max(processor / wall for wall, processor in times)
+    return min(processor for _, processor in times) / busy
+
+
+def _network(probe: _Probe) -> NetworkPlan:
+    strides = ((1, 1, 1), (2, 2, 2))
+    stages = tuple(Stage(features=probe.features * 2**i, kernel=probe.kernel, stride=stride, blocks=2) for i, stride in enumerate(strides))
+    return NetworkPlan(architecture="unet", stages=stages, decoder_blocks=(2,))
 
 
 def _steps(network: NetworkPlan, edge: int, device: torch.device) -> Callable[[], float]:
     """A function that takes one training step and returns when the device has finished it."""
     module = build(network, 1, 2).to(device)
-    optimizer = torch.optim.SGD(module.parameters(), lr=1e-4, momentum=0.99, nesterov=True)
-    loss = DeepSupervisionLoss(_LABELS, batch_dice=False, num_outputs=2)
+    average = copy.deepcopy(module).requires_grad_(False)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=device.type in ("cpu", "cuda"))
+    loss = DeepSupervisionLoss(_LABELS, batch_dice=False, num_outputs=1)
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(_BATCH, 1, edge, edge, edge, generator=generator).to(device)
     target = (image[:, 0] > 0).to(torch.int16)
@@ -71,13 +139,17 @@ def _steps(network: NetworkPlan, edge: int, device: torch.device) -> Callable[[]
             outputs = module(image)
         value = loss(outputs, target)
         value.backward()
+        nn.utils.clip_grad_norm_(module.parameters(), 12.0)
         optimizer.step()
+        with torch.no_grad():
+            for mean, new in zip(average.parameters(), module.parameters(), strict=True):
+                mean.lerp_(new, 0.01)
         return float(value.detach())  # waits for the device
 
     return step
 
 
-def _timed(step: Callable[[], float]) -> float:
-    start = time.perf_counter()
+def _timed(step: Callable[[], float]) -> tuple[float, float]:
+    wall, processor = time.perf_counter(), time.process_time()
     step()
-    return time.perf_counter() - start
+    return time.perf_counter() - wall, time.process_time() - processor

@@ -27,6 +27,7 @@ from autoseg3d.networks import build
 from planners.contract import Triple
 from planners.labels import Label, LabelTable
 from planners.plan import NetworkPlan
+from planners.speed import filled
 
 _CONVOLUTIONS = (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default)
 # The functions that autocast lowers, on every device, among those that segmentation networks are made of.
@@ -64,6 +65,8 @@ class Trace:
     kept_bytes       storages that autograd holds between forward and backward pass, parameters not counted
     step_bytes       peak of all that is made in a training step: kept, gradients, loss and passing results
     inference_bytes  peak of all that is made in a forward pass without gradients
+    step_flops       of a training step, with the channels of convolutions filled up as they are computed
+    moved_bytes      what the operations of a training step read and write, the optimiser's left out
     forward_flops    of one forward pass; a multiply-add counts two
     """
 
@@ -72,6 +75,8 @@ class Trace:
     kept_bytes: int
     step_bytes: int
     inference_bytes: int
+    step_flops: int
+    moved_bytes: int
     forward_flops: int
 
 
@@ -107,6 +112,8 @@ def trace(
         kept_bytes=kept,
         step_bytes=step.peak,
         inference_bytes=inference.peak,
+        step_flops=step.filled_flops,
+        moved_bytes=step.moved,
         forward_flops=inference.flops,
     )
 
@@ -173,12 +180,14 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Attributes:
         peak: the most bytes that lived at once, convolutions' working memory included.
         flops: floating-point operations so far.
+        filled_flops: the same with the channels of convolutions filled up.
+        moved: bytes that operations have read and written so far.
     """
 
     def __init__(self, state: list[Tensor], *, reorder: float) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.reorder = reorder
-        self.now = self.peak = self.flops = 0
+        self.now = self.peak = self.flops = self.filled_flops = self.moved = 0
         self._known = {_key(tensor) for tensor in state}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -186,27 +195,42 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         result = _SHORTCUTS.get(func, func)(*args, **kwargs)
         if (count := flop_registry.get(func._overloadpacket)) is not None:
-            self.flops += count(*args, **kwargs, out_val=result)
+            flops = count(*args, **kwargs, out_val=result)
+            self.flops += flops
+            self.filled_flops += round(flops * _filling(func, args))
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        for tensor in made:
-            self._born(tensor)
+        born = sum(self._born(tensor) for tensor in made)
         self.peak = max(self.peak, self.now)
-        if func in _CONVOLUTIONS:
-            moved = made + [leaf for leaf in args if isinstance(leaf, Tensor)]
-            self.peak = max(self.peak, self.now + int(self.reorder * sum(_bytes(t) for t in moved)))
+        if born or func._schema.is_mutable:  # else it gave another view of what there was
+            moved = sum(_bytes(leaf) for leaf in (*made, *tree_leaves((args, kwargs))) if isinstance(leaf, Tensor))
+            self.moved += moved
+            if func in _CONVOLUTIONS:
+                self.peak = max(self.peak, self.now + int(self.reorder * moved))
         return result
 
-    def _born(self, tensor: Tensor) -> None:
+    def _born(self, tensor: Tensor) -> bool:
+        """Whether the tensor's storage is new; it is then counted until it dies."""
         key, storage = _key(tensor), tensor.untyped_storage()
-        if key not in self._known:
-            size = storage.nbytes()
-            self._known.add(key)
-            self.now += size
-            weakref.finalize(storage, self._died, key, size)
+        if key in self._known:
+            return False
+        size = storage.nbytes()
+        self._known.add(key)
+        self.now += size
+        weakref.finalize(storage, self._died, key, size)
+        return True
 
     def _died(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.now -= size
+
+
+def _filling(func: Any, args: Any) -> float:
+    """How much more a convolution computes than its channels need; 1 for anything else."""
+    if func not in _CONVOLUTIONS:
+        return 1.0
+    first, second = args[1 if func is _CONVOLUTIONS[0] else 2].shape[:2]
+    outputs, inputs = (second, first) if args[6 if func is _CONVOLUTIONS[0] else 7] else (first, second)
+    return filled(inputs, outputs) / int(inputs * outputs)
 
 
 def _key(tensor: Tensor) -> int:

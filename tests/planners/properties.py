@@ -12,6 +12,7 @@ from planners.drafting import room_of
 from planners.explain import unexplained
 from planners.fingerprint import Fingerprint
 from planners.plan import Plan
+from planners.speed import Speed
 
 
 def budget_for(seed: int) -> Budget:
@@ -20,8 +21,13 @@ def budget_for(seed: int) -> Budget:
     device = ("cuda", "cpu", "mps")[int(rng.integers(3))]
     memory = int(GIB * np.exp(rng.uniform(np.log(0.5), np.log(80))))
     seconds = float(np.exp(rng.uniform(np.log(60), np.log(30 * 86400)))) if rng.random() < 0.5 else None
-    rate = float(np.exp(rng.uniform(np.log(1e10), np.log(3e14)))) if rng.random() < 0.5 else None
-    return Budget(memory_bytes=memory, device=device, seconds=seconds, flops_per_second=rate)
+    speed = None
+    if rng.random() < 0.5:
+        flops = float(np.exp(rng.uniform(np.log(1e10), np.log(3e14))))
+        speed = Speed(
+            flops_per_second=flops, bytes_per_second=flops / float(rng.uniform(2, 200)), overhead_seconds=float(rng.uniform(0, 0.05))
+        )
+    return Budget(memory_bytes=memory, device=device, seconds=seconds, speed=speed)
 
 
 def check_standard(plan: Plan, fingerprint: Fingerprint, budget: Budget) -> None:

@@ -72,7 +72,8 @@ def test_one_trace_calibrates():
 def test_a_cost_that_grows_faster_than_any_gauge_expects_is_still_met():
     def steep(network, *, patch_size, batch_size, in_channels, num_classes, device):
         voxels = batch_size * patch_size[0] * patch_size[1] * patch_size[2]
-        return NetworkCost(parameters=10, forward_flops=voxels, kept_bytes=voxels, training_bytes=int(voxels**1.7), inference_bytes=1)
+        counted = {"forward_flops": voxels, "step_flops": 3 * voxels, "kept_bytes": voxels, "moved_bytes": voxels}
+        return NetworkCost(parameters=10, training_bytes=int(voxels**1.7), inference_bytes=1, **counted)
 
     fitted = fit(
         Wish(UNET, LARGE, start(UNET, LARGE, 256)), TracedGauge(1e10, 1, 3), tracer(steep, in_channels=1, num_classes=3, device="cpu")

@@ -6,6 +6,7 @@ from analytic_cost import analytic_cost
 from planners.families import UNET
 from planners.memory import FeatureMapGauge, TracedGauge, batch_cap
 from planners.spacing import Grid
+from planners.speed import Work
 from planners.topology import plan_topology
 
 CUBE = plan_topology((1, 1, 1), (64, 64, 64))
@@ -29,7 +30,7 @@ def test_a_calibrated_gauge_forecasts_what_was_traced():
     trace = analytic_cost(UNET.network(CUBE), patch_size=(64, 64, 64), batch_size=3, in_channels=1, num_classes=3, device="cuda")
     gauge = TracedGauge(1e9, 1, 3).calibrated(UNET, CUBE, 3, trace)
     assert gauge.forecast(UNET, CUBE, 3) == pytest.approx(trace.training_bytes)
-    assert 3 * gauge.forward_flops(UNET, CUBE) == pytest.approx(trace.forward_flops)
+    assert gauge.work(UNET, CUBE, 3) == Work(flops=pytest.approx(trace.step_flops), moved_bytes=pytest.approx(trace.moved_bytes))
 
 
 def test_the_batch_of_bytes_is_the_largest_that_fits():

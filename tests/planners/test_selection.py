@@ -2,6 +2,7 @@
 
 import pytest
 from analytic_cost import analytic_cost
+from making import TWO_CORES
 
 from planners.budget import GIB, Budget
 from planners.families import UNET, VNET
@@ -26,8 +27,11 @@ def _select(grid, budget, *, gib=8.0, rungs=None, fixed=None):
 
 def test_ladders_go_down():
     for rungs in (ladder(UNET), ladder(VNET)):
-        assert [r.family.base for r in rungs] == sorted((r.family.base for r in rungs), reverse=True)
-        assert [r.edge for r in rungs] == sorted((r.edge for r in rungs), reverse=True)
+        usual = [rung for rung in rungs if not rung.last_resort]
+        for part in (usual, [rung for rung in rungs if rung.last_resort]):
+            assert [r.family.base for r in part] == sorted((r.family.base for r in part), reverse=True)
+            assert [r.edge for r in part] == sorted((r.edge for r in part), reverse=True)
+        assert min(rung.family.base for rung in usual) == rungs[0].family.base // 2
     assert {rung.family.base for rung in ladder(UNET, base=20)} == {20}
 
 
@@ -52,7 +56,7 @@ def test_little_memory_takes_a_narrow_one():
 
 
 def test_twenty_minutes_on_two_cores_take_the_half_width_that_was_measured():
-    chosen = _select(SMALL, Budget(device="cpu", seconds=1200, flops_per_second=3.3e11))
+    chosen = _select(SMALL, Budget(device="cpu", seconds=1200, speed=TWO_CORES))
     assert chosen is not None
     assert (chosen.rung.family.architecture, chosen.rung.family.base, chosen.fitted.batch) == ("unet", 16, 4)
     assert chosen.steps >= 1600
@@ -62,19 +66,19 @@ def test_twenty_minutes_on_two_cores_take_the_half_width_that_was_measured():
 def test_more_time_never_makes_a_smaller_network(grid):
     widths, work = [], []
     for seconds in (60, 300, 1200, 3600, 6 * 3600, 86400, 10 * 86400, 100 * 86400):
-        chosen = _select(grid, Budget(device="cpu", seconds=seconds, flops_per_second=3e11))
+        chosen = _select(grid, Budget(device="cpu", seconds=seconds, speed=TWO_CORES))
         assert chosen is not None
         widths.append(chosen.rung.family.base)
-        work.append(chosen.fitted.step_flops)
+        work.append(chosen.fitted.cost.forward_flops)
     assert widths == sorted(widths)
     assert widths[0] < widths[-1]
 
 
 def test_too_little_time_is_planned_with_a_warning():
-    chosen = _select(LARGE, Budget(device="cpu", seconds=10, flops_per_second=1e11))
+    chosen = _select(LARGE, Budget(device="cpu", seconds=10, speed=TWO_CORES))
     assert chosen is not None
     assert chosen.starved
-    assert (chosen.rung.family.base, chosen.fitted.batch) == (8, 2)
+    assert (chosen.rung.family.base, chosen.fitted.batch) == (16, 2)
     assert "WARNING" in why_selected(chosen, 8 * GIB)
 
 
