@@ -164,6 +164,12 @@ def test_the_card_tells_what_it_is(model: Path) -> None:
         assert name == "card.md" or f"{record.sha256}  {name}" in text
 
 
+def test_the_card_tells_the_scores_of_a_trained_fold(model: Path) -> None:
+    scores = {"dice": {"liver": 0.95, "lesion": None}, "mean_dice": 0.95, "cases": 12, "steps": 100, "chosen": "final"}
+    add_fold(model, configuration="3d_fullres", fold="0", weights=make_weights(), scores=scores)
+    assert dict(open_package(model).describe())["3d_fullres fold 0"] == "0.950 over 12 held-out cases (liver 0.950)"
+
+
 def make_selection(postprocessing: Postprocessing) -> Selection:
     labels = (LabelEstimate(label_name="liver", cases=2, dice=0.9, low=0.85, high=0.95), LabelEstimate(label_name="lesion", cases=0))
     estimate = Estimate(cases=2, dice=0.9, low=0.85, high=0.95, labels=labels)
@@ -187,8 +193,8 @@ def test_what_was_chosen_after_training_is_part_of_the_model(model: Path, tmp_pa
     assert chosen.selection == make_selection(entry)
     described = dict(chosen.describe())
     assert described["licence"] == "CC BY 4.0"
-    assert described["3d_fullres"] == "only the largest connected part of liver is kept"
-    assert described["label mean"].startswith("0.900 (95 % interval 0.850 to 0.950), 2 cases")
+    assert described["postprocessing of 3d_fullres"] == "only the largest connected part of liver is kept"
+    assert described["mean Dice of the choice"].startswith("0.900 (95 % interval 0.850 to 0.950), 2 cases")
     assert described["Dice of lesion"] == "not defined in any case"
 
 

@@ -34,8 +34,9 @@ def select(
     with show.progress() as report:
         selection = api.select(run, configurations=names, workers=workers, progress=report)
     rows = [(c.kind, c.name, f"{c.gain:+.4f}", f"{c.low:+.4f} to {c.high:+.4f}", "yes" if c.taken else "no") for c in _told(selection)]
+    show.output.print(f"{len(selection.candidates)} candidates were tried, {len(rows)} of them change the score.")
     if rows:
-        show.table("Tried", ("what", "candidate", "gain in Dice", "interval", "taken"), rows)
+        show.table("Those that do", ("what", "candidate", "gain in Dice", "interval", "taken"), rows)
     estimates = (
         ("default, nothing removed", selection.plain),
         ("chosen, nested: report this", selection.nested),

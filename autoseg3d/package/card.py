@@ -104,7 +104,7 @@ def _label(label: Label, fingerprint: Fingerprint) -> str:
 def _selected(selection: Selection) -> Rows:
     rows = [
         ("chosen", f"{' + '.join(selection.configurations)}, {_folds(selection)}, from out-of-fold predictions"),
-        ("label mean", f"{_estimate(selection.nested)} (nested: not tuned on the cases it is of)"),
+        ("mean Dice of the choice", f"{_estimate(selection.nested)}; nested, so not tuned on the cases it is of"),
     ]
     for label in selection.nested.labels:
         rows.append((f"Dice of {label.label_name}", _dice(label.dice, label.low, label.high, label.cases)))
@@ -131,17 +131,18 @@ def _postprocessing(contents: Contents) -> Rows:
     rows: Rows = []
     for entry in contents.postprocessing.entries:
         names = " + ".join(entry.configurations) or "every prediction"
-        rows.append((names, "; ".join(entry.sentences(contents.plan.labels)) or f"none: {entry.reason}"))
-    return rows or [("every prediction", "none")]
+        rows.append((f"postprocessing of {names}", "; ".join(entry.sentences(contents.plan.labels)) or f"none: {entry.reason}"))
+    return rows or [("postprocessing", "none")]
 
 
 def _scores(scores: dict[str, Score]) -> str:
-    """The mean and each label's Dice where training measured them, and whatever else is a plain number or word."""
-    per_label = scores.get("dice")
-    told = [f"{name} {value:.3f}" for name, value in per_label.items() if value is not None] if isinstance(per_label, dict) else []
+    """Dice over the held-out cases where training measured it; else whatever was noted."""
+    per_label, mean, cases = scores.get("dice"), scores.get("mean_dice"), scores.get("cases")
+    if isinstance(mean, float) and isinstance(per_label, dict):
+        told = ", ".join(f"{name} {value:.3f}" for name, value in per_label.items() if value is not None)
+        return f"{mean:.3f} over {cases:g} held-out cases ({told})" if isinstance(cases, float) else f"{mean:.3f} ({told})"
     flat = [(name.replace("_", " "), value) for name, value in scores.items() if isinstance(value, float | str)]
-    told = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in flat] + told
-    return ", ".join(told) or "trained"
+    return ", ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in flat) or "trained"
 
 
 def _range(values: np.ndarray) -> str:
