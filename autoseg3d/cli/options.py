@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from autoseg3d.io.nifti_forms import GeometryChoice
     from autoseg3d.prediction.backends import Backend
     from autoseg3d.prediction.body import Crop
-    from autoseg3d.training.options import Augmentation, Freeze, Precision
+    from autoseg3d.prediction.precision import Precision
+    from autoseg3d.training.options import Augmentation, Freeze
+    from autoseg3d.training.options import Precision as TrainingPrecision
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps. auto takes a GPU where there is one.")]
 Workers = Annotated[int | None, typer.Option(min=0, help="Processes that read and prepare cases. Default: one per core, as memory allows.")]
@@ -47,6 +49,11 @@ def geometry_choice(text: str) -> GeometryChoice:
 def precision_choice(text: str) -> Precision:
     """One of auto, fp32, bf16."""
     return cast("Precision", _one_of("--precision", text, ("auto", "fp32", "bf16")))
+
+
+def training_precision_choice(text: str) -> TrainingPrecision:
+    """One of auto, fp32, bf16, fp16."""
+    return cast("TrainingPrecision", _one_of("--precision", text, ("auto", "fp32", "bf16", "fp16")))
 
 
 def backend_choice(text: str) -> Backend:

@@ -36,8 +36,13 @@ def train(
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(min=1e-8, help="Peak learning rate, instead of the plan's.")] = None,
     device: options.Device = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16. auto takes bf16 where the device has it.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="auto, fp32, bf16 or fp16. auto takes bf16 where the device has it, and fp16 on older CUDA GPUs.")
+    ] = "auto",
     workers: options.Workers = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads that the network computes with on a CPU. Default: one per core; resumed: as before.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Start of all random draws, instead of the plan's.")] = None,
     augmentation: Annotated[str, typer.Option(help="torch: our own. batchgenerators: the reference pipeline, slower.")] = "torch",
     validation_probabilities: Annotated[
@@ -74,8 +79,9 @@ def train(
         iterations=iterations,
         seconds=options.seconds_of(minutes=minutes, hours=hours),
         device=device,
-        precision=options.precision_choice(precision),
+        precision=options.training_precision_choice(precision),
         workers=workers,
+        threads=threads,
         seed=seed,
         augmentation=options.augmentation_choice(augmentation),
         save_every_seconds=save_every,
@@ -99,7 +105,9 @@ def train(
 def _show(trained: TrainedFolds) -> None:
     from autoseg3d.cli import show
 
-    rows = [(result.fold, f"{result.mean_dice:.4f}" if result.mean_dice is not None else "–", str(result.cases)) for result in trained.results]
+    rows = [
+        (result.fold, f"{result.mean_dice:.4f}" if result.mean_dice is not None else "–", str(result.cases)) for result in trained.results
+    ]
     rows += [(failure.fold, "failed", "–") for failure in trained.failures]
     show.table("Held-out cases", ("fold", "mean Dice", "cases"), rows)
     found = trained.cross_validation

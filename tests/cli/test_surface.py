@@ -17,7 +17,7 @@ OPTIONS = {
     "train": {
         "run", "--fold", "--configuration", "--epochs", "--iterations", "--minutes", "--hours", "--device", "--precision", "--workers",
         "--seed", "--augmentation", "--save-every", "--resume", "--restart", "--until-converged", "--from", "--freeze", "--learning-rate",
-        "--validation-probabilities", "--tensorboard",
+        "--validation-probabilities", "--tensorboard", "--threads",
     },
     "predict": {
         "scans", "--model", "--out", "--configuration", "--folds", "--mirror", "--step", "--precision", "--device",
