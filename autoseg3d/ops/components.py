@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+
+Box = tuple[slice, ...]
 
 _SLAB_VOXELS = 2**24
 
@@ -42,11 +44,19 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
     return keep.take(parts)
 
 
+def value_boxes(label_map: np.ndarray) -> dict[int, Box]:
+    """The smallest box around each value above 0 of a (Z, Y, X) map of non-negative integers, in one pass."""
+    from scipy import ndimage
+
+    return {value: box for value, box in enumerate(ndimage.find_objects(label_map), start=1) if box is not None}
+
+
 def remove_components(
     label_map: np.ndarray,
     values: Sequence[int],
     *,
     keep: Callable[[np.ndarray], np.ndarray],
+    boxes: Mapping[int, Box] | None = None,
     slab_voxels: int = _SLAB_VOXELS,
 ) -> Removed:
     """Sets 26-connected parts of the union of some label values to 0, in place.
@@ -55,20 +65,24 @@ def remove_components(
         label_map: (Z, Y, X) non-negative integers.
         values: the label values whose union is looked at.
         keep: given the sizes of all parts in voxels (n,), says which of them stay (n,); not asked where there is none.
+        boxes: `value_boxes` of the map, where they are known; they may be too wide.
         slab_voxels: parts are numbered in slabs of about this size along axis 0, so that memory does not grow with the
             map: about six bytes for each voxel of a slab.
     """
-    from scipy import ndimage
-
-    boxes = [box for value, box in enumerate(ndimage.find_objects(label_map), start=1) if box is not None and value in values]
-    if not boxes:
+    held = value_boxes(label_map) if boxes is None else boxes
+    found = [held[value] for value in values if value in held]
+    if not found:
         return Removed()
-    around = tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*boxes, strict=True))
+    around = tuple(slice(min(s.start for s in axis), max(s.stop for s in axis)) for axis in zip(*found, strict=True))
     region = label_map[around]
     member = np.zeros(int(region.max()) + 1, dtype=bool)
     member[[value for value in values if value < len(member)]] = True
     numbering = _Numbering.of(region, member, slab_voxels)
+    if not len(numbering.sizes):
+        return Removed()
     kept = keep(numbering.sizes)
+    if kept.all():
+        return Removed()
     # Last slab first: each is numbered again together with the last row of the one before, which must still be as it was.
     for (start, stop), component in reversed(list(zip(numbering.slabs, numbering.components, strict=True))):
         parts = _numbered(region, member, start, stop)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from autoseg3d.ops.components import Removed, remove_components
+from autoseg3d.ops.components import Removed, remove_components, value_boxes
 from planners.postprocessing import KeepLargest, Postprocessing
 
 Step = Callable[[np.ndarray], np.ndarray]
@@ -23,10 +23,10 @@ def apply_postprocessing(label_map: np.ndarray, postprocessing: Postprocessing, 
     """
     if not voxel_volume_ml > 0:
         raise ValueError(f"voxel_volume_ml must be above 0, got {voxel_volume_ml}")
-    removed = []
+    removed, boxes = [], value_boxes(label_map) if postprocessing.steps else {}
     for step in postprocessing.steps:
         keep = _largest if isinstance(step, KeepLargest) else _at_least(step.minimal_ml / voxel_volume_ml)
-        removed.append(remove_components(label_map, step.values, keep=keep))
+        removed.append(remove_components(label_map, step.values, keep=keep, boxes=boxes))
     return tuple(removed)
 
 

@@ -82,6 +82,14 @@ def test_an_absent_label_and_a_view_are_taken_as_they_are() -> None:
         apply_postprocessing(whole, _steps(), voxel_volume_ml=0.0)
 
 
+def test_steps_one_after_the_other_leave_nothing_to_keep_where_all_is_gone() -> None:
+    label_map = np.zeros((2, 2, 5), dtype=np.uint8)
+    label_map[0, 0, 0] = 1
+    removed = apply_postprocessing(label_map, _steps(DropSmall(values=(1,), minimal_ml=9), KeepLargest(values=(1,))), voxel_volume_ml=1.0)
+    assert removed == (Removed(1, 1), Removed())
+    assert not label_map.any()
+
+
 def test_steps_are_read_back_as_written_and_say_what_they_do() -> None:
     chosen = Postprocessing(
         configurations=("2d", "3d_fullres"),
