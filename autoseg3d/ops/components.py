@@ -10,7 +10,7 @@ import numpy as np
 
 Box = tuple[slice, ...]
 
-_SLAB_VOXELS = 2**24
+_SLAB_VOXELS = 2**23
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def remove_components(
         keep: given the sizes of all parts in voxels (n,), says which of them stay (n,); not asked where there is none.
         boxes: `value_boxes` of the map, where they are known; they may be too wide.
         slab_voxels: parts are numbered in slabs of about this size along axis 0, so that memory does not grow with the
-            map: about six bytes for each voxel of a slab.
+            map: about ten bytes for each voxel of a slab.
     """
     held = value_boxes(label_map) if boxes is None else boxes
     found = [held[value] for value in values if value in held]
