@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from autoseg3d.case import Case, Placement
-from autoseg3d.cost import trace_cost
+from autoseg3d.cost.inference import inference_bytes
 from autoseg3d.errors import UsageError
 from autoseg3d.ops.labelling import output_dtype
 from autoseg3d.prediction.precision import DTYPES
@@ -176,21 +176,19 @@ def _narrowest(predictor: Predictor, placement: Placement) -> float:
 
 
 def _window(predictor: Predictor) -> int:
-    """Peak of one forward pass of the largest network, and what is added up beside it."""
+    """Peak of one forward pass of a network, and what is added up beside it."""
     classes, channels = predictor.plan.labels.num_classes, _channels(predictor)
     patch = predictor.configuration.patch_size
-    features = channels != classes
-    cost = trace_cost(
-        predictor.configuration.network,
-        patch_size=patch,
-        batch_size=1,
+    pass_bytes = inference_bytes(
+        predictor.networks[0],
         in_channels=predictor.plan.in_channels(predictor.name),
-        num_classes=2 if features else classes,
-        device="cpu",
+        patch_size=patch,
         dtype=DTYPES["fp32" if predictor.precision == "auto" else predictor.precision],
+        features=channels != classes,
     )
-    sums = 1 if len(mirror_combinations(predictor.plan.mirror_axes)) > 1 and predictor.mirror else 0
-    return cost.inference_bytes + 4 * (1 + sums) * channels * math.prod(patch)
+    # A network's answer in float32 and the sum over mirrored copies, while the next copy is computed.
+    sums = 2 if len(mirror_combinations(predictor.plan.mirror_axes)) > 1 and predictor.mirror else 1
+    return pass_bytes + 4 * sums * channels * math.prod(patch)
 
 
 def _weights(predictor: Predictor) -> int:
