@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,12 +15,16 @@ class Compiled:
     """The forward pass of a network in training, compiled at its first call.
 
     Compiling needs a C compiler and, on a GPU, Triton; where the first call fails the network runs as it is, and `fault` says why.
+
+    Args:
+        network: what to compile.
+        backend: as torch.compile takes it.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, *, backend: str | Callable[..., Any] = "inductor") -> None:
         self.fault: str | None = None
         self._network, self._works = network, False
-        self._compiled = torch.compile(network, dynamic=False)
+        self._compiled = torch.compile(network, dynamic=False, backend=backend)
 
     def __call__(self, images: Tensor) -> Any:
         """The network's outputs."""
