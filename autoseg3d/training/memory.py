@@ -63,8 +63,11 @@ def halved(samples: int) -> int:
 def fitting_part(plan: Plan, configuration: str, training: TrainingPlan, *, samples: int, device: torch.device, dtype: torch.dtype) -> int:
     """How many of `samples` fit into the memory that is free now, by the forecast; 1 where not even one does.
 
-    A system that runs short kills the process instead of telling it, so a step that cannot fit must not be tried.
+    A system that runs short kills the process instead of telling it, so a step that cannot fit must not be tried. A GPU tells,
+    and there all samples are worth a try.
     """
+    if device.type != "cpu":
+        return samples
     chosen, free, part = plan.configurations[configuration], free_memory_bytes(device), samples
     while part > 1:
         cost = trace_cost(
