@@ -154,9 +154,11 @@ class CaseWork:
         if self._wanted() and not _straight(loaded):
             notes = (*notes, f"{' and '.join(self._wanted())} are not written for a scan with a sheared grid")
         native = loaded.case.geometry
-        removed = postprocess(prediction.labels, self._postprocessing, table=self._plan.labels, voxel_volume_ml=native.voxel_volume_ml)
+        removed, emptied = postprocess(
+            prediction.labels, self._postprocessing, table=self._plan.labels, voxel_volume_ml=native.voxel_volume_ml
+        )
         findings = find_labels(prediction.labels, self._plan.labels, native, prediction.counts)
-        flags = review(
+        found = review(
             prediction.labels,
             begun.sample,
             begun.placement,
@@ -165,6 +167,7 @@ class CaseWork:
             findings=findings,
             notes=notes,
         )
+        flags = (*emptied, *found)
         names = [f"{scan.id}.nii.gz"]
         names += [name for what, name in self._names(scan.id).items() if what in self._wanted() and _straight(loaded)]
         write_labels(self._out / names[0], loaded.to_native(prediction.labels), loaded.native)

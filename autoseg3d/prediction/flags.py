@@ -43,6 +43,7 @@ _REMEDIES = {
     "ORIENTATION": "Check left and right, front and back; export the scan in the orientation of the training cases",
     "INTENSITY": "Check that the scan is of the modality and sequence that the model was trained on",
     "EMPTY": "Check that the scan shows what the model segments",
+    "EMPTIED": "Predict it again with --no-postprocess, and look at what was removed",
     "MISSING": "Look for the label in the scan; draw it by hand if it is there",
     "VOLUME": _LOOK,
     "PLACE": "Check that the scan is not mirrored or upside down, and that it shows the usual part of the body",

@@ -58,6 +58,16 @@ def test_parts_are_removed_unless_asked_not_to_be(scan: Path, model: Path, tmp_p
     assert told.findings[0].volume_ml == pytest.approx(0.001 * (cleaned == 1).sum())
 
 
+def test_a_label_that_is_removed_whole_makes_a_person_look(scan: Path, model: Path, tmp_path: Path) -> None:
+    entry = _entry("3d_fullres").model_copy(update={"steps": (DropSmall(values=(1,), minimal_ml=1000),)})
+    set_postprocessing(model, PostprocessingTable(entries=(entry,)))
+    labels, record = _predict(scan, model, tmp_path / "out")
+    assert not (labels == 1).any()
+    assert record.status == "review"
+    assert [flag.reason for flag in record.flags if flag.code == "EMPTIED"] == ["postprocessing removed all that was predicted of left"]
+    assert all(flag.remedy for flag in record.flags)
+
+
 def test_it_is_meant_for_one_configuration_and_not_for_others_or_for_an_ensemble(scan: Path, model: Path, tmp_path: Path) -> None:
     for configurations in (("2d",), ("2d", "3d_fullres")):
         _, record = _predict(scan, model, tmp_path / "-".join(configurations), configurations=configurations)
