@@ -22,7 +22,7 @@ from autoseg3d.training.curves import Curves
 from autoseg3d.training.engine import Engine, Shares, StepResult, pseudo_dice
 from autoseg3d.training.interruption import Interruption
 from autoseg3d.training.loading import Batches
-from autoseg3d.training.memory import halved, out_of_memory
+from autoseg3d.training.memory import halved, out_of_memory, release
 from autoseg3d.training.ranks import lost_peers
 from autoseg3d.training.schedule import learning_rate, position
 from autoseg3d.training.state import Progress
@@ -173,10 +173,10 @@ class Loop:
                 if not out_of_memory(error) or self.engine.part == 1 or self.engine.ranks.count > 1:
                     raise
             # Outside of the except clause, so that the tensors of the failed step are gone.
-            self.engine.optimizer.zero_grad(set_to_none=True)
+            release(self.engine.network)
             self.set_random(generators)
             self.progress.part = self.engine.part = halved(self.engine.part)
-            message = f"Memory ran out: batches are worked on in parts of {self.engine.part}, results stay"
+            message = f"Memory ran out: batches are worked on in parts of {self.engine.part} from now on; the results stay the same"
             self.watch({"event": "alarm", "message": message})
 
     def _settle(self) -> None:

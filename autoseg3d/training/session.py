@@ -23,7 +23,7 @@ from autoseg3d.training.folder import FoldFolder, environment_notes
 from autoseg3d.training.interruption import Interruption
 from autoseg3d.training.loading import Batch, Batches
 from autoseg3d.training.loop import RESTART_FACTOR, DeadFoldError, Loop
-from autoseg3d.training.memory import fitting_part, halved, memory_errors, out_of_memory
+from autoseg3d.training.memory import fitting_part, halved, memory_errors, out_of_memory, release
 from autoseg3d.training.options import TrainOptions
 from autoseg3d.training.outlook import Trial, check_disk, check_time, count_windows, describe, look_ahead, try_step
 from autoseg3d.training.ranks import Ranks
@@ -66,6 +66,7 @@ class Session:
 
     def train(self, state: State | None) -> None:
         """Trains from `state`, or from the start. Raises StoppedError where it was asked to stop, state saved."""
+        self._check_processes()
         with self._surroundings():
             self._began = time.monotonic()
             if state is None:
@@ -81,6 +82,12 @@ class Session:
             finally:
                 self.interruption.immediate = True
             self.interruption.check()  # for a signal that came while the last state was written
+
+    def _check_processes(self) -> None:
+        samples = self.plan.configurations[self.configuration].batch_size
+        if self.ranks.count > samples:
+            text, remedy = "more processes than samples in a batch", f"Use --nproc-per-node {samples} or fewer"
+            raise UsageError(text, field="batch_size", wanted=f"{self.ranks.count} or more", got=samples, remedy=remedy)
 
     def _run(self) -> None:
         """The loop, and once more from new weights with a lower learning rate where it comes to nothing."""
@@ -186,12 +193,14 @@ class Session:
                 if not out_of_memory(error) or engine.part == 1 or self.ranks.count > 1:
                     raise
             # Outside of the except clause, so that the tensors of the failed step are gone.
+            release(engine.network)
             engine.part = halved(engine.part)
         if engine.compiled is not None and engine.compiled.fault:
             self._tell("alarm", engine.compiled.fault)
         if engine.part < engine.share:
             self._tell(
-                "note", f"{engine.share} patches do not fit into memory at once: they are worked on {engine.part} at a time, results stay"
+                "note",
+                f"A batch does not fit into memory at once: it is worked on in parts of {engine.part}; the results stay the same",
             )
         step, validated = self.ranks.leaders(trial.step_seconds, trial.validation_seconds)
         return Trial(step, validated, trial.memory_bytes)
@@ -252,7 +261,9 @@ class Session:
         """Allocator and global generators as training wants them, and as they were again after it."""
         devices = [self.device] if self.device.type == "cuda" else []
         keeping = keeping_freed_pages() if self.device.type == "cpu" else contextlib.nullcontext()
-        with keeping, torch.random.fork_rng(devices=devices), memory_errors():
+        # Patches are all of one size, so that trying cuDNN's algorithms out pays.
+        tuned = torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=True) if devices else contextlib.nullcontext()
+        with keeping, tuned, torch.random.fork_rng(devices=devices), memory_errors():
             yield
 
 
