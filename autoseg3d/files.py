@@ -157,21 +157,16 @@ def lock(folder: Path | str, *, name: str = ".lock", wait_seconds: float = 0.0) 
     The operating system's own lock is used, which ends with the process however it dies, so nothing stale is ever
     left. Raises LockedError, telling who holds it, when it is not free within `wait_seconds`.
     """
-    path = Path(folder) / name
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+b")  # noqa: SIM115 - closed below, after the lock is released
-    deadline = time.monotonic() + wait_seconds
+    path, deadline = Path(folder) / name, time.monotonic() + wait_seconds
+    while (file := _taken(path)) is None:
+        if time.monotonic() >= deadline:
+            raise LockedError(
+                f"another process works on this folder{_holder(path)}",
+                file=folder,
+                remedy="Wait until it has finished, or stop it, and run again",
+            )
+        time.sleep(0.05)
     try:
-        while not _try_lock(file):
-            if time.monotonic() >= deadline:
-                holder = _holder(path)
-                raise LockedError(
-                    f"another process works on this folder{holder}",
-                    file=folder,
-                    remedy="Wait until it has finished, or stop it, and run again",
-                )
-            time.sleep(0.05)
         with storage_errors(path):
             file.seek(0)
             file.truncate()
@@ -181,6 +176,50 @@ def lock(folder: Path | str, *, name: str = ".lock", wait_seconds: float = 0.0) 
     finally:
         _unlock(file)
         file.close()
+
+
+def _taken(path: Path) -> IO[bytes] | None:
+    """The open and locked file, None where another process has it, or has removed it between opening and locking."""
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+b")  # noqa: SIM115 - closed by the caller, after the lock is released
+    if _try_lock(file):
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        _unlock(file)
+    file.close()
+    return None
+
+
+_USED = ".used-by-"
+
+
+@contextlib.contextmanager
+def in_use(folder: Path | str) -> Iterator[None]:
+    """Marks `folder` as used by this process for the length of the block, see `is_used`; any number of processes may use it.
+
+    Waits while another process holds the folder's lock, since that one may be filling or removing it.
+    """
+    name = f"{_USED}{os.getpid()}-{time.monotonic_ns()}"
+    with contextlib.ExitStack() as stack:
+        with lock(folder, wait_seconds=float("inf")):
+            stack.enter_context(lock(folder, name=name))
+        try:
+            yield
+        finally:
+            (Path(folder) / name).unlink(missing_ok=True)
+
+
+def is_used(folder: Path | str) -> bool:
+    """Whether a process that lives uses `folder`. To be asked under the folder's lock: without it the answer may be old."""
+    for mark in sorted(Path(folder).glob(f"{_USED}*")):
+        try:
+            with lock(folder, name=mark.name):
+                mark.unlink(missing_ok=True)
+        except LockedError:
+            return True
+    return False
 
 
 def _holder(path: Path) -> str:

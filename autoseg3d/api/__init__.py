@@ -11,6 +11,7 @@ All raise the errors of autoseg3d.errors and report to `progress(what, done, tot
 libraries are imported by the functions that need them, so that importing this module is quick.
 """
 
+from autoseg3d.api.data import CacheUse, Cleaned, cache, check_report, clean_cache
 from autoseg3d.api.judging import compare, select
 from autoseg3d.api.planning import (
     Measured,
@@ -31,11 +32,16 @@ from autoseg3d.api.running import evaluate, export, import_nnunet, info, package
 from autoseg3d.api.trust import doctor, verify
 
 __all__ = [
+    "CacheUse",
+    "Cleaned",
     "Measured",
     "PlanWishes",
     "Planned",
     "Reading",
+    "cache",
     "check",
+    "check_report",
+    "clean_cache",
     "compare",
     "doctor",
     "evaluate",

@@ -8,7 +8,7 @@ import sys
 import typer
 
 from autoseg3d import __version__
-from autoseg3d.cli import data, demo, inference, judging, model, reports, training, trust
+from autoseg3d.cli import cache, data, demo, inference, judging, model, reports, training, trust
 
 app = typer.Typer(
     name="autoseg3d",
@@ -33,6 +33,7 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
 
 
 data.register(app)
+cache.register(app)
 training.register(app)
 inference.register(app)
 judging.register(app)

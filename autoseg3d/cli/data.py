@@ -30,23 +30,41 @@ Groups = Annotated[
 Exclude = Annotated[list[str] | None, typer.Option(help="Leave out this case. May be given several times.")]
 
 
-def check(raw: Raw, exclude: Exclude = None, geometry: options.Geometry = "auto", workers: options.Workers = None) -> None:
+def check(
+    raw: Raw,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Also write what was found to this HTML file, with pictures and charts; it needs no network to be read."),
+    ] = None,
+    exclude: Exclude = None,
+    geometry: options.Geometry = "auto",
+    workers: options.Workers = None,
+) -> None:
     """Find every fault of a dataset folder, all at once.
 
     Exit code 0 when the dataset can be used (warnings are printed), 3 when it has faults.
 
-    Example: autoseg3d check /data/Hippocampus
+    Examples:
+
+      autoseg3d check /data/Hippocampus
+
+      autoseg3d check /data/Hippocampus --report health.html
     """
     from autoseg3d import api
     from autoseg3d.cli import show
 
     reading = api.Reading(exclude=frozenset(exclude or ()), geometry=options.geometry_choice(geometry), workers=workers)
-    with show.progress() as report:
-        survey = api.check(raw, reading=reading, progress=report)
+    with show.progress() as progress:
+        if report is None:
+            survey = api.check(raw, reading=reading, progress=progress)
+        else:
+            survey = api.check_report(raw, report, reading=reading, progress=progress)
     for warning in survey.warnings:
         show.output.print(f"[yellow]warning[/] {warning}", soft_wrap=True)
     for fault in survey.faults:
         show.output.print(f"[red]fault[/]   {fault}", soft_wrap=True)
+    if report is not None:
+        show.output.print(f"Written to {report}", soft_wrap=True)
     cases = len(survey.fingerprint.cases) if survey.fingerprint else 0
     if survey.faults:
         show.output.print(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -12,6 +14,9 @@ from autoseg3d.fingerprinting.observation import Observation
 from planners.fingerprint import LabelObservation
 from planners.labels import LabelTable
 
+Kind = Literal[
+    "copies", "number", "rare label", "empty label map", "orientation", "label volume", "label place", "intensity", "channels", "reading"
+]
 FEW = 5
 # Outliers are told only where there are enough cases to know what is usual, and only far outside of it: 1.4826 × the
 # median absolute deviation estimates a standard deviation.
@@ -54,59 +59,77 @@ def duplicates(observations: Iterable[Observation]) -> tuple[tuple[str, ...], ..
     return tuple(tuple(ids) for ids in groups.values() if len(ids) > 1)
 
 
-def dataset_warnings(observations: Sequence[Observation], table: LabelTable) -> list[str]:
-    """Everything worth a look that does not stop planning, one sentence each, most serious first."""
-    warnings = [
-        f"cases {', '.join(ids)} hold the same images: they will be kept in one fold; remove the copies if they are no repeats"
+@dataclass(frozen=True)
+class Finding:
+    """Something worth a look that does not stop planning: a sentence, what it is about, and the cases it names."""
+
+    kind: Kind
+    text: str
+    cases: tuple[str, ...] = ()
+
+
+def dataset_findings(observations: Sequence[Observation], table: LabelTable) -> list[Finding]:
+    """Everything worth a look, most serious first."""
+    found = [
+        Finding(
+            "copies",
+            f"cases {', '.join(ids)} hold the same images: they will be kept in one fold; remove the copies if they are no repeats",
+            ids,
+        )
         for ids in duplicates(observations)
     ]
     if len(observations) < FEW:
-        warnings.append(f"only {len(observations)} cases: five folds need at least {FEW}, and a model of so few will not generalise")
-    warnings += _rare_labels(observations, table) + _orientations(observations)
-    warnings += [w for label in table.labels for w in _unusual_label(observations, label.name)]
-    warnings += _intensities(observations) + _channel_order(observations) + _notes(observations)
-    return warnings
+        text = f"only {len(observations)} cases: five folds need at least {FEW}, and a model of so few will not generalise"
+        found.append(Finding("number", text))
+    found += _rare_labels(observations, table) + _orientations(observations)
+    found += [finding for label in table.labels for finding in _unusual_label(observations, label.name)]
+    return found + _intensities(observations) + _channel_order(observations) + _notes(observations)
 
 
-def _rare_labels(observations: Sequence[Observation], table: LabelTable) -> list[str]:
-    warnings = []
+def _rare_labels(observations: Sequence[Observation], table: LabelTable) -> list[Finding]:
+    found = []
     for label in table.labels:
-        count = sum(bool(seen.case.labels[label.name].voxels) for seen in observations)
-        if 0 < count < min(FEW, len(observations)):
-            warnings.append(f"label '{label.name}' occurs in only {count} of {len(observations)} cases: some folds may never see it")
-    if empty := [seen.case.id for seen in observations if not _is_labelled(seen)]:
-        warnings.append(f"the label map is empty in {_listed(empty)}")
-    return warnings
+        cases = tuple(seen.case.id for seen in observations if seen.case.labels[label.name].voxels)
+        if 0 < len(cases) < min(FEW, len(observations)):
+            text = f"label '{label.name}' occurs in only {len(cases)} of {len(observations)} cases: some folds may never see it"
+            found.append(Finding("rare label", text, cases))
+    if empty := tuple(seen.case.id for seen in observations if not _is_labelled(seen)):
+        found.append(Finding("empty label map", f"the label map is empty in {_listed(empty)}", empty))
+    return found
 
 
-def _orientations(observations: Sequence[Observation]) -> list[str]:
+def _orientations(observations: Sequence[Observation]) -> list[Finding]:
     kinds = Counter(seen.case.orientation for seen in observations)
     if len(kinds) < 2:
         return []
     usual, _ = kinds.most_common(1)[0]
-    others = [f"{seen.case.id} ({seen.case.orientation})" for seen in observations if seen.case.orientation != usual]
-    return [f"scans are stored in {len(kinds)} orientations; most are {usual}, not so {_listed(others)}"]
+    odd = {seen.case.id: seen.case.orientation for seen in observations if seen.case.orientation != usual}
+    listed = _listed([f"{case} ({orientation})" for case, orientation in odd.items()])
+    return [Finding("orientation", f"scans are stored in {len(kinds)} orientations; most are {usual}, not so {listed}", tuple(odd))]
 
 
-def _unusual_label(observations: Sequence[Observation], name: str) -> list[str]:
+def _unusual_label(observations: Sequence[Observation], name: str) -> list[Finding]:
     """Cases where a label's volume or place is far from what the others show."""
     present = [(seen.case.id, seen.case.labels[name]) for seen in observations if seen.case.labels[name].voxels]
     if len(present) < _ENOUGH:
         return []
-    warnings = []
+    found = []
     volumes = np.log([label.volume_ml for _, label in present])
     centre, spread = _usual(volumes)
     far = np.abs(volumes - centre) > max(_DEVIATIONS * spread, np.log(_LEAST_VOLUME_RATIO))
     if far.any():
-        cases = [f"{case} ({label.volume_ml:.3g} mL)" for (case, label), odd in zip(present, far, strict=True) if odd]
-        warnings.append(f"label '{name}' has an unusual volume in {_listed(cases)}; usual are {np.exp(centre):.3g} mL")
+        odd = {case: label.volume_ml for (case, label), is_far in zip(present, far, strict=True) if is_far}
+        listed = _listed([f"{case} ({volume:.3g} mL)" for case, volume in odd.items()])
+        text = f"label '{name}' has an unusual volume in {listed}; usual are {np.exp(centre):.3g} mL"
+        found.append(Finding("label volume", text, tuple(odd)))
     if misplaced := _misplaced(present):
-        warnings.append(f"label '{name}' lies far from its usual place in {_listed(misplaced)}")
-    return warnings
+        listed = _listed([f"{case} ({where})" for case, where in misplaced.items()])
+        found.append(Finding("label place", f"label '{name}' lies far from its usual place in {listed}", tuple(misplaced)))
+    return found
 
 
-def _misplaced(present: Sequence[tuple[str, LabelObservation]]) -> list[str]:
-    """Cases whose centroid is far off, with the direction; the field of view is the measure, so a quarter of it at least."""
+def _misplaced(present: Sequence[tuple[str, LabelObservation]]) -> dict[str, str]:
+    """Cases whose centroid is far off, and in which direction; the field of view is the measure, so a quarter of it at least."""
     centroids = np.array([label.centroid for _, label in present])
     offsets = []
     for axis in range(3):
@@ -114,16 +137,16 @@ def _misplaced(present: Sequence[tuple[str, LabelObservation]]) -> list[str]:
         offset = centroids[:, axis] - centre
         offsets.append(np.where(np.abs(offset) > max(_DEVIATIONS * spread, _LEAST_DISPLACEMENT), offset, 0.0))
     words = (("below", "above"), ("behind", "in front"), ("to the left", "to the right"))
-    found = []
+    found = {}
     for (case, _), shift in zip(present, np.array(offsets).T, strict=True):
         if directions := [pair[int(s > 0)] for pair, s in zip(words, shift, strict=True) if s]:
-            found.append(f"{case} ({' and '.join(directions)})")
+            found[case] = " and ".join(directions)
     return found
 
 
-def _intensities(observations: Sequence[Observation]) -> list[str]:
+def _intensities(observations: Sequence[Observation]) -> list[Finding]:
     """Cases whose foreground is far brighter or darker than that of the others."""
-    warnings = []
+    found = []
     for channel in range(len(observations[0].intensities) if observations else 0):
         seen = [(o.case.id, sketch) for o in observations if (sketch := o.intensities[channel]) is not None]
         if len(seen) < _ENOUGH:
@@ -134,37 +157,39 @@ def _intensities(observations: Sequence[Observation]) -> list[str]:
         far = np.abs(medians - centre) > _DEVIATIONS * max(spread, within)
         # Many far from the middle are no outliers but scanners that scale differently, as MR scanners do.
         if 0 < np.count_nonzero(far) <= _ODD_SHARE * len(seen):
-            cases = [f"{case} ({median:.4g})" for (case, _), median, odd in zip(seen, medians, far, strict=True) if odd]
-            warnings.append(f"channel {channel}: unusual intensities inside the labels in {_listed(cases)}; usual are {centre:.4g}")
-    return warnings
+            odd = {case: float(median) for (case, _), median, is_far in zip(seen, medians, far, strict=True) if is_far}
+            listed = _listed([f"{case} ({median:.4g})" for case, median in odd.items()])
+            text = f"channel {channel}: unusual intensities inside the labels in {listed}; usual are {centre:.4g}"
+            found.append(Finding("intensity", text, tuple(odd)))
+    return found
 
 
-def _channel_order(observations: Sequence[Observation]) -> list[str]:
+def _channel_order(observations: Sequence[Observation]) -> list[Finding]:
     """Cases where two channels whose order of brightness is the same almost everywhere are the other way round."""
     complete = [o for o in observations if all(sketch is not None for sketch in o.intensities)]
     if len(complete) < _ENOUGH:
         return []
     medians = np.array([[sketch.quantile(0.5) for sketch in o.intensities if sketch is not None] for o in complete])
-    warnings = []
+    found = []
     for first in range(medians.shape[1]):
         for second in range(first + 1, medians.shape[1]):
             brighter = medians[:, first] > medians[:, second]
             usual = np.median(brighter) > 0.5
-            odd = np.flatnonzero(brighter != usual)
+            odd = tuple(complete[i].case.id for i in np.flatnonzero(brighter != usual))
             if 0 < len(odd) <= _ODD_SHARE * len(complete):
-                cases = _listed([complete[i].case.id for i in odd])
-                warnings.append(f"channels {first} and {second} may be swapped in {cases}: which is brighter differs from all others")
-    return warnings
+                which = f"channels {first} and {second} may be swapped in {_listed(odd)}"
+                found.append(Finding("channels", f"{which}: which is brighter differs from all others", odd))
+    return found
 
 
-def _notes(observations: Sequence[Observation]) -> list[str]:
+def _notes(observations: Sequence[Observation]) -> list[Finding]:
     """What was repaired or assumed while reading, each once with its cases."""
     cases = defaultdict(list)
     for seen in observations:
         for note in seen.notes:
             _, _, text = note.partition(": ")  # a note on a file leads with the file's name
             cases[text or note].append(seen.case.id)
-    return [f"{note}: {_listed(ids)}" for note, ids in cases.items()]
+    return [Finding("reading", f"{note}: {_listed(ids)}", tuple(ids)) for note, ids in cases.items()]
 
 
 def _usual(values: np.ndarray) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from autoseg3d.errors import Autoseg3dError, DataError, UsageError
-from autoseg3d.fingerprinting.health import dataset_faults, dataset_warnings, duplicates
+from autoseg3d.fingerprinting.health import Finding, dataset_faults, dataset_findings, duplicates
 from autoseg3d.fingerprinting.intensities import pooled
 from autoseg3d.fingerprinting.journal import Journal, case_key
 from autoseg3d.fingerprinting.observation import Observation, observe
@@ -29,14 +29,18 @@ class Survey:
 
     fingerprint   None where there are faults
     faults        everything that must be mended, or left out, before planning
-    warnings      everything worth a look
+    warnings      everything worth a look: about the folder, then the texts of `findings`
     duplicates    groups of case ids with the same images; each group belongs into one fold
+    findings      what is worth a look about the readable cases
+    observations  the readable cases one by one
     """
 
     fingerprint: Fingerprint | None
     faults: tuple[Autoseg3dError, ...]
     warnings: tuple[str, ...]
     duplicates: tuple[tuple[str, ...], ...] = ()
+    findings: tuple[Finding, ...] = ()
+    observations: tuple[Observation, ...] = ()
 
 
 def survey(
@@ -66,11 +70,14 @@ def survey(
     faults += dataset_faults(observations, dataset.labels)
     if not observations and not faults:
         faults.append(DataError("no case is left to look at", code="E_NO_CASES", file=dataset.root, remedy="Leave fewer cases out"))
+    findings = dataset_findings(observations, dataset.labels)
     return Survey(
         fingerprint=None if faults else _fingerprint(dataset, observations, len(exclude)),
         faults=tuple(faults),
-        warnings=(*dataset.warnings, *dataset_warnings(observations, dataset.labels)),
+        warnings=(*dataset.warnings, *(finding.text for finding in findings)),
         duplicates=duplicates(observations),
+        findings=tuple(findings),
+        observations=tuple(observations),
     )
 
 

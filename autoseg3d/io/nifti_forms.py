@@ -28,6 +28,8 @@ SPACING_TOLERANCE = 0.01
 _QUATERNION_ROUNDING = 3 * 2.0**-23
 _UNIT_IN_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _UNIT_NAMES = {0: "unknown", 1: "metre", 2: "millimetre", 3: "micrometre"}
+# Scanner, aligned, Talairach, MNI, other template; some readers pass over a form with another code.
+_LAST_CODE = 5
 # ANALYZE's habit, kept by FSL, SPM and nibabel: without any form x runs to the patient's left.
 _ASSUMED_DIRECTIONS = np.diag([-1.0, 1.0, 1.0])
 
@@ -56,6 +58,8 @@ def resolve(fields: Fields, choice: GeometryChoice, *, path: Path) -> tuple[Geom
         matrix, notes = _chosen(forms, fields, choice, path)
         notes = notes if _overrides(matrix, forms, fields, shape, path) else ()
     matrix, unit_notes = _in_millimetres(matrix, shape, fields.xyzt_units & 7, path)
+    if unknown := [code for code in (fields.qform_code, fields.sform_code) if code > _LAST_CODE]:
+        unit_notes += (f"a form is coded {unknown[0]}, which NIfTI does not know; it was taken as any other",)
     header, cleaned = fields.spatial()
     if cleaned:
         unit_notes += ("unused header fields that were not finite are written as 0",)

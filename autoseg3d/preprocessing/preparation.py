@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from autoseg3d.preprocessing.working_case import preprocess
 from autoseg3d.workers import Progress, map_cases
 from planners.plan import Configuration, Plan
 
-_RECIPE = "recipe.json"
+RECIPE_FILE = "recipe.json"
 _WAIT_SECONDS = 1.0
 # Left free on the disk for everything else.
 _SPARE_BYTES = 200 * 2**20
@@ -66,10 +66,10 @@ def prepare(
     records = _intact(chosen, target)
     if len(records) < len(chosen):
         with _alone(target, len(chosen), progress):
-            files.write_text(target / _RECIPE, made_by.to_json())
+            files.write_text(target / RECIPE_FILE, made_by.to_json())
             records = _intact(chosen, target)
             missing = [case for case in chosen if case.id not in records]
-            _sweep(target)
+            sweep(target)
             forecast = _forecast(missing, plan.configurations[configuration], plan, geometry)
             _check_space(target, forecast)
             job = _Job(plan, configuration, geometry, target)
@@ -82,30 +82,6 @@ def prepare(
 def cache_key(plan: Plan, configuration: str, *, geometry: GeometryChoice = "auto") -> str:
     """The name of the folder in which `prepare` keeps the cases of a configuration."""
     return recipe(plan, configuration, geometry=geometry).key
-
-
-def clean(folder: Path, *, keep: Collection[str]) -> int:
-    """Removes every folder of prepared cases under `folder` whose name is not in `keep`; returns the bytes freed.
-
-    Folders that another process works on, and anything that `prepare` did not make, stay.
-    """
-    freed = 0
-    for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if entry.name in keep or not (entry / _RECIPE).is_file():
-            continue
-        with contextlib.suppress(LockedError), files.storage_errors(entry), files.lock(entry):
-            open_case.cache_clear()
-            for path in sorted(entry.glob("*.safetensors")):
-                freed += path.stat().st_size
-                path.unlink()
-            _sweep(entry)
-            # Last, so that what a kill leaves behind is still known as ours and removed the next time.
-            (entry / _RECIPE).unlink()
-        with contextlib.suppress(OSError):
-            if not (entry / _RECIPE).exists():
-                (entry / ".lock").unlink(missing_ok=True)
-                entry.rmdir()
-    return freed
 
 
 def _chosen(dataset: Dataset, case_ids: Sequence[str] | None) -> list[CaseFiles]:
@@ -149,7 +125,7 @@ def _alone(target: Path, total: int, progress: Progress | None) -> Iterator[None
         yield
 
 
-def _sweep(target: Path) -> None:
+def sweep(target: Path) -> None:
     """Removes temporary files that a killed process left behind; called under the lock only."""
     for path in target.glob(".tmp-*"):
         with contextlib.suppress(OSError):

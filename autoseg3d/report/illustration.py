@@ -69,7 +69,7 @@ def illustrate(subjects: Sequence[Subject], *, workers: int, progress: Progress 
 
 
 def _illustrate(subject: Subject) -> Illustration:
-    predicted = read_volume(subject.prediction, labels=True)
+    predicted = read_volume(subject.prediction, labels=True, geometry=subject.geometry)
     grid = predicted.geometry
     layers = [predicted.array]
     if subject.reference is not None:

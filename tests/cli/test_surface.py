@@ -9,7 +9,8 @@ import typer.main
 from autoseg3d.cli import app
 
 OPTIONS = {
-    "check": {"raw", "--exclude", "--geometry", "--workers"},
+    "check": {"raw", "--report", "--exclude", "--geometry", "--workers"},
+    "cache": {"run", "--clean", "--all"},
     "plan": {
         "raw", "--run", "--planner", "--memory", "--minutes", "--hours", "--device", "--exclude", "--overwrite", "--set", "--what-if",
         "--geometry", "--groups", "--workers", "--fingerprint", "--dataset", "--print-json",

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from autoseg3d.fingerprinting.health import dataset_faults, dataset_warnings, duplicates
+from autoseg3d.fingerprinting.health import dataset_faults, dataset_findings, duplicates
 from autoseg3d.fingerprinting.intensities import sketch
 from autoseg3d.fingerprinting.observation import Observation
 from planners.fingerprint import CaseFingerprint, LabelObservation
-from planners.labels import label_table
+from planners.labels import LabelTable, label_table
 
 TABLE = label_table({"background": 0, "organ": 1, "lesion": 2})
 
@@ -45,6 +45,14 @@ def seen(
         voxel_hash=voxel_hash or case,
         notes=notes,
     )
+
+
+def dataset_warnings(observations: list[Observation], table: LabelTable) -> list[str]:
+    """The texts of the findings; every case that a finding holds is named in its text."""
+    found = dataset_findings(observations, table)
+    for finding in found:
+        assert len(finding.cases) > 8 or finding.kind == "rare label" or all(case in finding.text for case in finding.cases)
+    return [finding.text for finding in found]
 
 
 def healthy(count: int = 20) -> list[Observation]:

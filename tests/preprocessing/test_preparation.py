@@ -17,7 +17,7 @@ from small_datasets import STATISTICS, blob_case, describe, small_plan, write_bl
 from autoseg3d import files
 from autoseg3d.errors import DatasetError, StorageError, UsageError
 from autoseg3d.io.dataset import Dataset, open_dataset
-from autoseg3d.preprocessing import CaseStore, cache_key, clean, prepare
+from autoseg3d.preprocessing import CaseStore, cache_key, prepare
 from planners.plan import Plan
 
 PLAN = small_plan(spacing_mm=(2.0, 1.2, 1.3))
@@ -212,20 +212,3 @@ def test_a_kill_at_any_time_leaves_what_was_done(tmp_path: Path, cache: Path, re
     after = changed_times(cache)
     assert {name: after[name] for name in whole} == {name: before[name] for name in whole}
     assert store.content_hash == run(dataset, tmp_path / "fresh")[0].content_hash
-
-
-def test_cleaning_removes_what_is_not_named(blobs: Dataset, cache: Path) -> None:
-    run(blobs, cache)
-    other = small_plan(spacing_mm=(2.0, 1.2, 1.4))
-    run(blobs, cache, other)
-    (cache / "survey").mkdir()
-    (cache / "survey" / "observations.jsonl").write_text("x")
-    freed = clean(cache, keep=[KEY])
-    assert freed > 1000
-    assert sorted(path.name for path in cache.iterdir()) == sorted([KEY, "survey"])
-    assert run(blobs, cache)[1] == 0
-    with files.lock(cache / KEY):
-        assert clean(cache, keep=[]) == 0
-    assert clean(cache, keep=[]) > 0
-    assert [path.name for path in cache.iterdir()] == ["survey"]
-    assert clean(cache / "nowhere", keep=[]) == 0
