@@ -223,12 +223,9 @@ def read_any_fingerprint(fingerprint: Path, dataset: Path | None = None) -> Fing
 
 def label_table_of(dataset: Path) -> LabelTable:
     """The labels of a dataset.json. Raises DatasetError with everything that is wrong with it."""
-    from autoseg3d.io.dataset_json import read_description
+    from autoseg3d.io.dataset_json import read_labels
 
-    description, faults = read_description(dataset)
-    if description is None:
-        raise DatasetError("no usable labels", faults, file=dataset)
-    return description.labels
+    return read_labels(dataset)
 
 
 @contextlib.contextmanager

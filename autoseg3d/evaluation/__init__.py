@@ -14,7 +14,7 @@ from autoseg3d.evaluation.comparing import compare
 from autoseg3d.evaluation.comparison import CaseDifference, Comparison, PairedDifference, compare_scores
 from autoseg3d.evaluation.comparison_output import COMPARISON_COLUMNS, comparison_lines, write_comparison
 from autoseg3d.evaluation.folders import evaluate_folder
-from autoseg3d.evaluation.labels import find_label_table, read_label_table
+from autoseg3d.evaluation.labels import find_label_table
 from autoseg3d.evaluation.output import read_scores, write_scores
 from autoseg3d.evaluation.rows import MEASURES, ScoreRow
 from autoseg3d.evaluation.scores import Failure, Scores, collect_scores
@@ -40,7 +40,6 @@ __all__ = [
     "default_tolerance_mm",
     "evaluate_folder",
     "find_label_table",
-    "read_label_table",
     "read_scores",
     "score_case",
     "summarise",

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from autoseg3d.errors import Autoseg3dError, DataError
+from autoseg3d.errors import Autoseg3dError, DataError, DatasetError
 from autoseg3d.files import read_json
 from autoseg3d.io.names import ENDINGS
 from planners.labels import LabelTable, label_table
@@ -63,17 +63,24 @@ class _Reader:
         self.faults.append(DataError(what, code="E_DATASET_JSON", file=self.path, field=key, wanted=wanted, got=shown, remedy=remedy))
 
 
-def read_description(path: Path) -> tuple[Description | None, list[Autoseg3dError]]:
-    """The description in `path` and all faults of the document; None where labels or channels are not usable.
+def read_labels(path: Path) -> LabelTable:
+    """The labels alone of a dataset.json, names with values or (as the Decathlon has them) values with names.
 
-    Raises ReadError where the file is not JSON.
+    Raises ReadError where the file is not JSON, DatasetError with everything that is wrong with its labels.
     """
-    description, _, faults = read_document(path)
-    return description, faults
+    document, reader = read_json(path), _Reader(path)
+    if not isinstance(document, dict):
+        reader.fault("(whole file)", "an object {…}", document)
+    elif (labels := _labels(reader, document, decathlon=True)) is not None:
+        return labels
+    raise DatasetError("no usable labels in dataset.json", reader.faults, file=path, remedy="Correct it")
 
 
 def read_document(path: Path) -> tuple[Description | None, Files | None, list[Autoseg3dError]]:
-    """Like `read_description`, with what can be said about the files even where the description is not usable."""
+    """The description in `path`, what it says about the files, and all faults of the document.
+
+    The description is None where labels or channels are not usable. Raises ReadError where the file is not JSON.
+    """
     document = read_json(path)
     reader = _Reader(path)
     if not isinstance(document, dict):

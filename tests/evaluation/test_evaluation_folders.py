@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoseg3d.errors import DatasetError, ReadError
-from autoseg3d.evaluation import evaluate_folder, find_label_table, read_label_table, read_scores
+from autoseg3d.errors import DatasetError
+from autoseg3d.evaluation import evaluate_folder, find_label_table, read_scores
 from autoseg3d.geometry import Geometry, turn
 from autoseg3d.io import write_labels
 from planners.labels import label_table
@@ -139,10 +139,11 @@ def test_labels_from_dataset_json_above_the_reference(folders: tuple[Path, Path]
 
 def test_a_wrong_dataset_json_is_refused(folders: tuple[Path, Path]) -> None:
     path = folders[1] / "dataset.json"
-    for wrong in ({}, {"labels": {"background": 3}}, {"labels": ["liver"]}, {"labels": {"liver": "one"}}):
+    for wrong in ({}, {"labels": {"background": 3}}, {"labels": ["liver"]}, {"labels": {"liver": "one"}}, []):
         path.write_text(json.dumps(wrong))
-        with pytest.raises(ReadError, match="labels make no sense"):
-            read_label_table(path)
+        with pytest.raises(DatasetError, match="no usable labels"):
+            find_label_table(folders[1])
+    path.unlink()
     assert find_label_table(folders[0]) is None
 
 
@@ -167,7 +168,7 @@ def test_hippocampus_against_itself(shared_data: Path, tmp_path: Path) -> None:
     cases = sorted(path.name for path in labels.glob("*.nii.gz"))[:6]
     for name in cases:
         (tmp_path / name).symlink_to(labels / name)
-    scores = evaluate_folder(tmp_path, tmp_path, labels=read_label_table(labels.parent / "dataset.json"))
+    scores = evaluate_folder(tmp_path, tmp_path, labels=find_label_table(labels))
     assert len(scores.rows) == 12
     assert all(row.dice == row.nsd == 1 and row.hd95_mm == 0 for row in scores.rows)
     assert scores.summary.foreground_dice == 1
