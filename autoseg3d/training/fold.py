@@ -22,10 +22,10 @@ from autoseg3d.errors import UsageError
 from autoseg3d.evaluation import Scores, write_scores
 from autoseg3d.files import lock, read_contract
 from autoseg3d.geometry import Geometry
-from autoseg3d.io import Dataset, GeometryChoice
+from autoseg3d.io import Dataset, GeometryChoice, read_geometry
 from autoseg3d.networks import build
 from autoseg3d.package import add_fold, create_package
-from autoseg3d.prediction import Predictor
+from autoseg3d.prediction import Predictor, run_members
 from autoseg3d.prediction.predictor import Prepared
 from autoseg3d.preprocessing import CaseStore, prepare
 from autoseg3d.run import RunFolder
@@ -43,7 +43,7 @@ from autoseg3d.training.session import Session, Watch
 from autoseg3d.training.splits import FULL, Split, Splits, read_splits
 from autoseg3d.training.state import Environment, Identity, Progress, State, forget_older
 from autoseg3d.training.transfer import Loaded, Start, find_start, found_again
-from autoseg3d.training.validation import HeldOut, mean_dice, predict_cases, score_cases
+from autoseg3d.training.validation import HeldOut, mean_dice, predict_cases, saved, score_cases
 from autoseg3d.workers import worker_count
 from planners.plan import Plan, TrainingPlan
 
@@ -102,7 +102,7 @@ def train_fold(
         start = find_start(options.start_from, configuration=configuration, fold=fold, dataset_name=plan.dataset_name)
     start_from = None if start is None else start.weights_sha256
     with lock(folder.path) if ranks.leads else contextlib.nullcontext(), Interruption() as interruption:
-        result, state = ranks.leader_first(lambda: _entered(folder, options, start_from))
+        result, state = ranks.leader_first(lambda: _entered(folder, options, start_from, split))
         if result is not None:
             watch({"event": "done", "message": f"Fold {fold} of {configuration} is finished already"})
             return result
@@ -116,9 +116,11 @@ def train_fold(
         return fitting.train(training, state, interruption)
 
 
-def _entered(folder: FoldFolder, options: TrainOptions, start_from: str | None) -> tuple[FoldResult | None, State | None]:
-    """The result of a fold that is finished, else the state to go on from, if any."""
+def _entered(folder: FoldFolder, options: TrainOptions, start_from: str | None, split: Split) -> tuple[FoldResult | None, State | None]:
+    """The result of a fold that is finished, with all that is asked for, else the state to go on from, if any."""
     result = folder.finished(options, start_from=start_from)
+    if options.validation_probabilities and not all(folder.probabilities(case).is_file() for case in split.validation):
+        result = None
     return result, None if result is not None else folder.enter(options)
 
 
@@ -288,9 +290,14 @@ class _Fitting:
             if predictor.precision == "auto" and len(agreements) < _SELF_TESTS:
                 agreement = predictor.self_test(prepared)
                 agreements.extend([] if agreement is None else [agreement])
-            return predictor.run(prepared).labels, store.placement(case_id).native
+            with saved(probabilities, store.placement(case_id), self.plan.labels) as sink:
+                predicted = run_members([predictor], [prepared], on_probabilities=sink)
+            return predicted.labels, store.placement(case_id).native
 
-        return HeldOut(files=store.raw_files(case_id), choice=self._geometry_choice(), predict=predict)
+        files, choice = store.raw_files(case_id), self._geometry_choice()
+        straight = read_geometry(files.images[0], geometry=choice) == store.placement(case_id).native
+        probabilities = self.folder.probabilities(case_id) if self.options.validation_probabilities and straight else None
+        return HeldOut(files=files, choice=choice, predict=predict, probabilities=probabilities)
 
     def _prepared(self, case_id: str, store: Store) -> Prepared:
         working = store.working_case(case_id)

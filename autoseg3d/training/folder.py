@@ -39,6 +39,10 @@ class FoldFolder:
         """The folder of predicted held-out cases."""
         return self.path / "validation"
 
+    def probabilities(self, case: str) -> Path:
+        """The probabilities of a held-out case, where they were asked for."""
+        return self.validation / f"{case}.npz"
+
     @property
     def result_file(self) -> Path:
         """Written last: where it is, the fold is finished."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from pydantic import Field
+from torch import Tensor
 
+from autoseg3d.case import Placement
 from autoseg3d.errors import Autoseg3dError, DataError
 from autoseg3d.evaluation import Failure, ScoreRow, Scores, collect_scores, default_tolerance_mm, score_case
 from autoseg3d.files import read_contract, sha256, write_text
 from autoseg3d.geometry import Geometry
 from autoseg3d.io import CaseFiles, GeometryChoice, read_geometry, read_volume, write_labels
 from autoseg3d.io.regrid import resample
+from autoseg3d.prediction.probabilities import probability_file
 from planners.contract import Contract
 from planners.labels import LabelTable
 
@@ -29,16 +33,22 @@ class HeldOut:
     files    its raw files
     choice   which statement of a NIfTI header to follow
     predict  gives label values (Z, Y, X) and the grid they are on
+    probabilities   file that `predict` writes them to, None where they are not wanted
     """
 
     files: CaseFiles
     choice: GeometryChoice
     predict: Callable[[], tuple[np.ndarray, Geometry]]
+    probabilities: Path | None = None
 
     @property
     def id(self) -> str:
         """The case's name."""
         return self.files.id
+
+    def complete(self) -> bool:
+        """Whether nothing is missing beside the label map."""
+        return self.probabilities is None or self.probabilities.is_file()
 
     def grid(self) -> Geometry:
         """The scan's own grid."""
@@ -72,7 +82,7 @@ def predict_cases(cases: Cases, folder: Path, *, weights_sha256: str, progress: 
         if progress is not None:
             progress("Validating whole cases", i, len(cases))
         path = folder / f"{case.id}.nii.gz"
-        if case.id in done.files and path.is_file() and sha256(path) == done.files[case.id]:
+        if case.id in done.files and case.complete() and path.is_file() and sha256(path) == done.files[case.id]:
             continue
         try:
             write_labels(path, *case.predicted())
@@ -84,6 +94,16 @@ def predict_cases(cases: Cases, folder: Path, *, weights_sha256: str, progress: 
     if progress is not None:
         progress("Validating whole cases", len(cases), len(cases))
     return tuple(failures)
+
+
+@contextlib.contextmanager
+def saved(path: Path | None, placement: Placement, labels: LabelTable) -> Iterator[Callable[[int, slice, Tensor], None] | None]:
+    """Where the probabilities of a case go while they stream by; `path` appears when the block ends well. None for no path."""
+    if path is None:
+        yield None
+        return
+    with probability_file(path, placement, labels) as probabilities:
+        yield probabilities.write
 
 
 def score_cases(cases: Cases, folder: Path, *, labels: LabelTable, failed: tuple[Failure, ...] = ()) -> Scores:
