@@ -28,6 +28,8 @@ from planners.labels import LabelTable
 Members = tuple[str, ...]
 """Names of the configurations of a prediction: one, or several fused."""
 
+Kind = Literal["configuration", "ensemble", "postprocessing"]
+
 RULE = (
     "best mean gain of its round, and the bootstrap interval of the paired gain over cases above 0 "
     "(95 %, divided among the candidates of the round), and no label lowered by a step; case score: mean Dice over labels, 1 where a "
@@ -59,10 +61,10 @@ def choose(cases: Mapping[Members, Sequence[CaseParts]], *, default: Members, la
         default: what is taken where nothing is better.
         labels: the label table.
     """
-    choice = Choice(default)
-    for kind, wanted in (("configuration", 1), ("ensemble", 2)):
-        rivals = [members for members in cases if members != default and (len(members) > 1) == (wanted > 1)]
-        choice = _best_members(choice, rivals, cases, kind)  # type: ignore[arg-type]
+    alone = [members for members in cases if len(members) == 1 and members != default]
+    fused = [members for members in cases if len(members) > 1]
+    choice = _best_members(Choice(default), alone, cases, "configuration")
+    choice = _best_members(choice, fused, cases, "ensemble")
     return _with_steps(choice, cases[choice.members], labels)
 
 
@@ -86,9 +88,7 @@ def _apply(case: CaseParts, step: Step, kept: np.ndarray, labels: LabelTable) ->
     return case.after_label(step, index, kept)
 
 
-def _best_members(
-    choice: Choice, rivals: Sequence[Members], cases: Mapping[Members, Sequence[CaseParts]], kind: Literal["configuration", "ensemble"]
-) -> Choice:
+def _best_members(choice: Choice, rivals: Sequence[Members], cases: Mapping[Members, Sequence[CaseParts]], kind: Kind) -> Choice:
     if not rivals:
         return choice
     now = _plain_scores(cases[choice.members])
@@ -120,7 +120,7 @@ def _with_steps(choice: Choice, cases: Sequence[CaseParts], labels: LabelTable) 
 def _round(
     names: Sequence[str],
     gains: np.ndarray,
-    kind: Literal["configuration", "ensemble", "postprocessing"],
+    kind: Kind,
     *,
     allowed: np.ndarray | None = None,
 ) -> tuple[int | None, list[Candidate]]:
