@@ -66,10 +66,16 @@ def select(
     gauges: dict[str, TracedGauge] = {}
     rejected: list[str] = []
     frugal: tuple[Rung, TracedGauge] | None = None
+    seen: set[tuple[object, ...]] = set()
     for rung in rungs:
         if rung.last_resort and frugal is not None:
             break
         wish, name = wish_of(rung, grid, fixed), rung.family.architecture
+        # Images smaller than two rungs' patches make them one.
+        key = (rung.family, wish.whole, min(wish.least_voxels, wish.whole.voxels), rung.least_steps, rung.least_batch)
+        if key in seen:
+            continue
+        seen.add(key)
         if name not in gauges:
             gauges[name] = calibrate(wish, gauge, trace)
         outlined = outline(wish, gauges[name])

@@ -16,16 +16,16 @@ from torch import nn
 
 from autoseg3d.allocator import keeping_freed_pages
 from autoseg3d.cost.forecast import trace_cost, training_dtype
+from autoseg3d.cost.trace import class_labels
 from autoseg3d.losses import DeepSupervisionLoss
 from autoseg3d.networks import build
 from planners.contract import Triple
-from planners.labels import Label, LabelTable
 from planners.plan import NetworkPlan, Stage
 from planners.speed import Speed, Work
 
-_LABELS = LabelTable(labels=(Label(name="object", values=(1,), paint=1),))
 _BATCH = 2
 _LONG_ENOUGH_SECONDS = 0.1
+_FEWEST = 3
 _NEVER = 1e-18  # seconds of an operation or byte that took no time to be seen
 
 
@@ -63,8 +63,21 @@ def measure_speed(device: str = "cpu", *, seconds: float = 2.0) -> Speed:
     """
     target = torch.device(device)
     with keeping_freed_pages() if target.type == "cpu" else contextlib.nullcontext():
-        measured = [_measured(probe, target, seconds / len(_PROBES)) for probe in _PROBES]
-    return explained([work for work, _ in measured], [fastest for _, fastest in measured])
+        prepared = [_prepared(probe, target) for probe in _PROBES]
+        times: list[list[tuple[float, float]]] = [[] for _ in prepared]
+        until = time.perf_counter() + seconds
+        # By turns, so that what disturbs one for a while does not spoil it alone.
+        while len(times[0]) < _FEWEST or time.perf_counter() < until:
+            for found, (step, _) in zip(times, prepared, strict=True):
+                found.append(_timed(step))
+    return explained([work for _, work in prepared], [fastest(found, target) for found in times])
+
+
+def fastest_step(network: NetworkPlan, patch: Triple, *, batch: int, in_channels: int, num_classes: int, device: torch.device) -> float:
+    """Seconds of an undisturbed training step of a network, the best of four."""
+    step = _steps(network, patch, batch=batch, in_channels=in_channels, num_classes=num_classes, device=device)
+    step()
+    return fastest([_timed(step) for _ in range(4)], device)
 
 
 def explained(works: Sequence[Work], seconds: Sequence[float]) -> Speed:
@@ -82,28 +95,22 @@ def explained(works: Sequence[Work], seconds: Sequence[float]) -> Speed:
     return Speed(flops_per_second=1 / max(flops, _NEVER), bytes_per_second=1 / max(moved, _NEVER), overhead_seconds=overhead)
 
 
-def _measured(probe: _Probe, device: torch.device, seconds: float) -> tuple[Work, float]:
-    """The work of a step and how long it takes where nothing disturbs it."""
-    network, until = _network(probe), time.perf_counter() + seconds
+def _prepared(probe: _Probe, device: torch.device) -> tuple[Callable[[], float], Work]:
+    """A step on the smallest patch that takes long enough, already warm, and its work."""
+    network, known = _network(probe), {"batch": _BATCH, "in_channels": 1, "num_classes": 2}
     for edge in probe.edges:
-        step = _steps(network, edge, device)
+        step = _steps(network, (edge,) * 3, device=device, **known)
         step()
         if _timed(step)[0] >= _LONG_ENOUGH_SECONDS:
             break
-    times = [_timed(step) for _ in range(3)]
-    while time.perf_counter() < until:
-        times.append(_timed(step))
-    cost = trace_cost(
-        network,
-        patch_size=(edge,) * 3,
-        batch_size=_BATCH,
-        in_channels=1,
-        num_classes=2,
-        device=device.type,
-        optimizer="adamw",
-        averaged=True,
-    )
-    return cost.work, undisturbed(times) if device.type == "cpu" else min(wall for wall, _ in times)
+    counted = {"patch_size": (edge,) * 3, "batch_size": _BATCH, "in_channels": 1, "num_classes": 2}
+    cost = trace_cost(network, **counted, device=device.type, optimizer="adamw", averaged=True)  # type: ignore[arg-type]
+    return step, cost.work
+
+
+def fastest(times: Sequence[tuple[float, float]], device: torch.device) -> float:
+    """Seconds of the best step, from (wall-clock, processor time) of several."""
+    return undisturbed(times) if device.type == "cpu" else min(wall for wall, _ in times)
 
 
 def undisturbed(times: Sequence[tuple[float, float]]) -> float:
@@ -122,14 +129,16 @@ def _network(probe: _Probe) -> NetworkPlan:
     return NetworkPlan(architecture="unet", stages=stages, decoder_blocks=(2,))
 
 
-def _steps(network: NetworkPlan, edge: int, device: torch.device) -> Callable[[], float]:
+def _steps(
+    network: NetworkPlan, patch: Triple, *, batch: int, in_channels: int, num_classes: int, device: torch.device
+) -> Callable[[], float]:
     """A function that takes one training step and returns when the device has finished it."""
-    module = build(network, 1, 2).to(device)
+    module = build(network, in_channels, num_classes).to(device)
     average = copy.deepcopy(module).requires_grad_(False)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=device.type in ("cpu", "cuda"))
-    loss = DeepSupervisionLoss(_LABELS, batch_dice=False, num_outputs=1)
+    loss = DeepSupervisionLoss(class_labels(num_classes), batch_dice=False, num_outputs=len(network.stages) - 1)
     generator = torch.Generator().manual_seed(0)
-    image = torch.randn(_BATCH, 1, edge, edge, edge, generator=generator).to(device)
+    image = torch.randn(batch, in_channels, *patch, generator=generator).to(device)
     target = (image[:, 0] > 0).to(torch.int16)
     dtype = training_dtype(device.type)
 

@@ -95,7 +95,7 @@ def trace(
         image = torch.empty(batch_size, in_channels, *patch_size)
         target = torch.empty(batch_size, *patch_size, dtype=torch.int16)
     outputs = len(network.stages) - 1 if network.deep_supervision else 1
-    loss = DeepSupervisionLoss(_labels(num_classes), batch_dice=True, num_outputs=outputs)
+    loss = DeepSupervisionLoss(class_labels(num_classes), batch_dice=True, num_outputs=outputs)
     state = [*module.parameters(), *module.buffers()]
     with saving(state) as saved_bytes, LiveBytes(state, reorder=reorder) as step:
         with Autocast(dtype):
@@ -118,7 +118,8 @@ def trace(
     )
 
 
-def _labels(num_classes: int) -> LabelTable:
+def class_labels(num_classes: int) -> LabelTable:
+    """A table of this many classes, background included."""
     count = max(num_classes - 1, 1)
     return LabelTable(labels=tuple(Label(name=f"class {i}", values=(i,), paint=i) for i in range(1, count + 1)))
 
