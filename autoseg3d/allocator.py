@@ -39,17 +39,6 @@ def hand_back_freed_pages() -> None:
         library.malloc_trim(0)
 
 
-def release_freed_pages() -> None:
-    """Hands back what was freed by now; keeping goes on for what is freed later.
-
-    Between two steps with large blocks of different sizes: the second would not find room among what the first left, and
-    the process would grow by both.
-    """
-    library = _glibc()
-    if library is not None:
-        library.malloc_trim(0)
-
-
 @contextlib.contextmanager
 def keeping_freed_pages() -> Iterator[bool]:
     """Keeps what is freed for the length of the block, then restores glibc's defaults and hands the memory back.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,6 @@ import numpy as np
 import torch
 
 from autoseg3d import files
-from autoseg3d.allocator import release_freed_pages
 from autoseg3d.case import Placement
 from autoseg3d.io import CaseFiles, write_labels
 from autoseg3d.io.load import LoadedCase
@@ -34,8 +32,6 @@ from autoseg3d.prediction.records import CaseRecord, OutputFile, grid_facts, now
 from autoseg3d.prediction.running import Prediction, run_members
 
 ENTROPY = "_entropy"
-# Of scans larger than this, freed memory is worth handing back before the networks begin.
-_LARGE_VOXELS = 2**24
 
 
 @dataclass
@@ -104,8 +100,6 @@ class CaseWork:
         _ = deadline.left
         # From here on only the working image is needed, and the scan's own may be as large.
         loaded = replace(loaded, case=replace(loaded.case, image=np.empty((0, 0, 0, 0), dtype=np.float32)))
-        if math.prod(prepared[0].working.placement.native.shape) > _LARGE_VOXELS:
-            release_freed_pages()
         clock.lap("preprocess")
         return Begun(
             scan=scan,
