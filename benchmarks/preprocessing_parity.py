@@ -7,7 +7,8 @@ DATASET        a dataset folder in nnU-Net's raw layout (its name need not have 
 
 Prints for each dataset: the largest image difference in standard deviations of the case and the number of differing
 label voxels; CPU seconds per case of both sides (reading included, one process, one thread); and, where all cases are
-compared, both fingerprints and the whole of `nnUNetv2_preprocess` against `prepare`, start-up included.
+compared, both fingerprints, and races of whole commands, start-up included, in turn, medians of three: of
+`nnUNetv2_extract_fingerprint` against `survey`, and of `nnUNetv2_preprocess` against `prepare`.
 """
 # ruff: noqa: T201
 
@@ -17,6 +18,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -47,18 +49,27 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=None, help="only the first N cases")
     parser.add_argument("--work", type=Path, default=None, help="folder for both sides' files; a temporary one by default")
     parser.add_argument("--prepare-into", type=Path, default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--survey", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--repeats", type=int, default=3, help="races of whole commands; 0 for none")
+    parser.add_argument("--races-only", action="store_true", help="leave the comparison case by case out")
     arguments = parser.parse_args()
+    if arguments.survey:
+        survey(open_dataset(arguments.datasets[0]), workers=_PROCESSES)
+        return
     if arguments.prepare_into is not None:
         prepare_all(arguments.datasets[0], arguments.configuration, arguments.prepare_into)
         return
     for dataset in arguments.datasets:
         with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
             theirs = NnunetSide(arguments.nnunet_python, dataset, Path(folder), arguments.configuration)
-            theirs.run(arguments.cases)
-            compare(dataset, theirs.out, arguments.configuration)
+            theirs.run(1 if arguments.races_only else arguments.cases)
+            print(f"{dataset.name} {arguments.configuration}")
+            if not arguments.races_only:
+                compare(dataset, theirs.out, arguments.configuration)
             if arguments.cases is None:
-                compare_fingerprints(dataset, theirs.out)
-                compare_whole_runs(dataset, theirs)
+                compare_fingerprints(dataset, theirs)
+                if arguments.repeats:
+                    compare_whole_runs(dataset, theirs, arguments.repeats)
 
 
 class NnunetSide:
@@ -79,10 +90,9 @@ class NnunetSide:
         command = [str(self.python), str(script), str(_ID), self.configuration, str(self.out), *([] if cases is None else [str(cases)])]
         subprocess.run(command, env=self.environment, check=True, stdout=subprocess.DEVNULL)
 
-    def preprocess(self) -> None:
-        """nnUNetv2_preprocess, as a user would run it."""
-        command = [str(self.python.with_name("nnUNetv2_preprocess")), "-d", str(_ID), "-c", self.configuration, "-np", str(_PROCESSES)]
-        subprocess.run(command, env=self.environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    def command(self, name: str, *options: str) -> list[str]:
+        """One of nnU-Net's commands on the dataset, as a user would run it."""
+        return [str(self.python.with_name(name)), "-d", str(_ID), "-np", str(_PROCESSES), *options]
 
 
 def nnunet_plan(dataset: Path, theirs: Path, configuration: str) -> Plan:
@@ -119,7 +129,7 @@ def compare(dataset: Path, theirs: Path, configuration: str) -> None:
         worst_image, equal, voxels = max(worst_image, float(difference)), equal + same, voxels + seg.size
     cpu = np.array([seconds for seconds, _ in report["cases"].values()])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(f"{dataset.name} {configuration}: {shapes} of {len(cpu)} cases of equal shape")
+    print(f"  {shapes} of {len(cpu)} cases of equal shape")
     print(f"  image differs by at most {worst_image:.2e} standard deviations; {voxels - equal} of {voxels} label voxels differ")
     print(f"  CPU seconds per case, median: nnU-Net {np.median(cpu):.3f}, ours {np.median(ours):.3f}", end="")
     print(f", {np.median(cpu) / np.median(ours):.1f} times faster; in all {cpu.sum() / sum(ours):.1f} times")
@@ -146,16 +156,13 @@ def time_resampling() -> list[float]:
     return seconds
 
 
-def compare_fingerprints(dataset: Path, theirs: Path) -> None:
+def compare_fingerprints(dataset: Path, theirs: NnunetSide) -> None:
     """Prints the differences of both fingerprints, intensities as shares of the range between the outer percentiles."""
-    seconds = json.loads((theirs / "report.json").read_text())["fingerprint_seconds"]
-    began = time.perf_counter()
     found = survey(open_dataset(dataset), workers=_PROCESSES).fingerprint
-    took = time.perf_counter() - began
     assert found is not None
-    wanted = json.loads((theirs / "fingerprint.json").read_text())
+    wanted = json.loads((theirs.out / "fingerprint.json").read_text())
     equal = np.array_equal(found.shapes(), wanted["shapes_after_crop"]) and np.allclose(found.spacings(), wanted["spacings"], rtol=1e-6)
-    print(f"  fingerprint: nnU-Net {seconds:.1f} s, ours {took:.1f} s; shapes and spacings {'equal' if equal else 'DIFFER'}")
+    print(f"  fingerprint: shapes and spacings {'equal' if equal else 'DIFFER'}")
     for channel, statistics in enumerate(found.intensities):
         reference = wanted["foreground_intensity_properties_per_channel"][str(channel)]
         span = reference["percentile_99_5"] - reference["percentile_00_5"]
@@ -163,19 +170,48 @@ def compare_fingerprints(dataset: Path, theirs: Path) -> None:
         print(f"    channel {channel}: " + ", ".join(f"{name} {gap:.1e}" for name, gap in gaps.items()))
 
 
-def compare_whole_runs(dataset: Path, theirs: NnunetSide) -> None:
-    """Times both commands from start to end in processes of their own, nothing cached."""
+def compare_whole_runs(dataset: Path, theirs: NnunetSide, repeats: int) -> None:
+    """Races both commands of each step from start to end, each in a process of its own, nothing cached, in turn."""
     ours = [sys.executable, __file__, str(theirs.out), str(dataset), "--configuration", theirs.configuration]
-    runs = {
-        "nnU-Net": theirs.preprocess,
-        "ours": lambda: subprocess.run([*ours, "--prepare-into", str(theirs.folder / "cache")], check=True),
-    }
-    for name, run in runs.items():
-        before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-        run()
-        wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        print(f"  whole run with {_PROCESSES} processes, {name}: {wall:.1f} s, {cpu:.1f} CPU s")
+    scratch = theirs.folder / "scratch"
+    race(
+        "fingerprint", theirs.command("nnUNetv2_extract_fingerprint", "--clean"), [*ours, "--survey"], theirs.environment, scratch, repeats
+    )
+    race(
+        "preprocessing",
+        theirs.command("nnUNetv2_preprocess", "-c", theirs.configuration),
+        [*ours, "--prepare-into", str(scratch)],
+        theirs.environment,
+        scratch,
+        repeats,
+    )
+
+
+def race(what: str, theirs: list[str], ours: list[str], environment: dict[str, str], scratch: Path, repeats: int) -> None:
+    """Runs two commands in turn, `repeats` times, and prints medians of wall and CPU seconds and of peak memory, with ratios."""
+    runs: dict[str, list[tuple[float, float, float]]] = {"nnU-Net": [], "ours": []}
+    for _ in range(repeats):
+        for name, command in (("nnU-Net", theirs), ("ours", ours)):
+            shutil.rmtree(scratch, ignore_errors=True)
+            runs[name].append(measured(command, environment))
+    medians = {name: np.median(np.array(rows), axis=0) for name, rows in runs.items()}
+    for name, rows in runs.items():
+        wall, cpu, peak = medians[name]
+        spread = f"{min(row[0] for row in rows):.1f} to {max(row[0] for row in rows):.1f}"
+        print(f"  {what}, {_PROCESSES} processes, {name}: {wall:.1f} s ({spread}), {cpu:.1f} CPU s, largest process {peak / 2**20:.0f} MiB")
+    wall, cpu, peak = medians["nnU-Net"] / medians["ours"]
+    print(f"    ratios: wall {wall:.1f}, CPU {cpu:.1f}, memory {peak:.1f}", flush=True)
+
+
+def measured(command: list[str], environment: dict[str, str]) -> tuple[float, float, float]:
+    """Wall seconds, CPU seconds of the whole tree of processes, and bytes of the largest of them."""
+    began = time.perf_counter()
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise SystemExit(f"{command} ended with {process.returncode}")
+    return time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
 
 
 def prepare_all(dataset: Path, configuration: str, folder: Path) -> None:

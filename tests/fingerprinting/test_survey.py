@@ -1,6 +1,8 @@
 """A whole dataset in one pass: the fingerprint, faults as values, the cache, several processes, real data."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from small_datasets import LPS, blob_case, describe, write_blobs, write_case
 
 from autoseg3d.errors import UsageError
 from autoseg3d.fingerprinting import survey
+from autoseg3d.fingerprinting.journal import Journal
 from autoseg3d.io.dataset import Dataset, open_dataset
 
 
@@ -58,6 +61,50 @@ def test_unchanged_cases_are_not_read_again(blobs: Dataset, tmp_path: Path) -> N
     write_case(blobs.root, "c02", *blob_case(np.random.default_rng(10), (9, 12, 14)))
     assert read(open_dataset(blobs.root)) == 1
     assert found[-1] == survey(open_dataset(blobs.root))
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from autoseg3d.fingerprinting import survey
+from autoseg3d.fingerprinting.journal import Journal
+from autoseg3d.io.dataset import open_dataset
+survey(open_dataset({raw!r}), cache_folder=Path({cache!r}), progress=lambda what, done, total: print(done, total, flush=True))
+"""
+
+
+def _in_a_process(dataset: Dataset, cache: Path) -> subprocess.Popen[str]:
+    script = SCRIPT.format(root=str(Path(__file__).parents[2]), raw=str(dataset.root), cache=str(cache))
+    return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+
+
+def test_a_kill_costs_no_case_that_was_read(tmp_path: Path) -> None:
+    dataset, cache, kept = open_dataset(write_blobs(tmp_path / "raw", 30)), tmp_path / "cache", 0
+    for killed_after in (4, 3, 5):
+        with _in_a_process(dataset, cache) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == f"0 {30 - kept}\n"
+            for _ in range(killed_after):
+                process.stdout.readline()
+            process.kill()
+            process.wait()
+        calls: list[int] = []
+        kept = len(Journal(cache)._known)
+        assert kept >= killed_after - 1  # the one that was told last may be on its way to the disk
+    assert survey(dataset, cache_folder=cache, progress=lambda _, __, total: calls.append(total)) == survey(dataset)
+    assert calls[0] == 30 - kept
+
+
+def test_two_processes_may_measure_one_dataset_at_once(tmp_path: Path) -> None:
+    dataset, cache = open_dataset(write_blobs(tmp_path / "raw", 12)), tmp_path / "cache"
+    with _in_a_process(dataset, cache) as one, _in_a_process(dataset, cache) as other:
+        for process in (one, other):
+            process.communicate()
+            assert process.returncode == 0
+    calls: list[int] = []
+    assert survey(dataset, cache_folder=cache, progress=lambda _, __, total: calls.append(total)) == survey(dataset)
+    assert calls[0] == 0
 
 
 def test_all_faults_come_at_once_and_good_cases_are_kept(blobs: Dataset, tmp_path: Path) -> None:
