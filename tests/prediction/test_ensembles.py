@@ -33,14 +33,14 @@ def members(chosen: list[tuple[Plan, int]]) -> list[tuple[Plan, list[nn.Module],
 
 
 def predictors(chosen: list[tuple[Plan, list[nn.Module], str]], **more: object) -> list[Predictor]:
-    return [Predictor(p, name, networks, device="cpu", precision="fp32", **more) for p, networks, name in chosen]  # type: ignore[arg-type]
+    return [Predictor(p, name, networks, device="cpu", precision="fp32", mirror=False, **more) for p, networks, name in chosen]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("chosen", SETS)
 @pytest.mark.parametrize("slab", [10**9, 60_000])
 def test_labels_and_probabilities_equal_those_with_everything_in_memory(chosen: list[tuple[Plan, int]], slab: int, tmp_path: Path) -> None:
     scan, every = case(noise((14, 27, 21)), (1.2, 1.0, 0.9)), members(chosen)
-    wanted, probabilities = fused(scan, every)
+    wanted, probabilities = fused(scan, every, mirror=False)
     made = predictors(every, slab_limit_bytes=slab)
     prepared = [predictor.prepare(scan) for predictor in made]
     labels = run_members(made, prepared, spill_folder=tmp_path).labels
@@ -61,7 +61,7 @@ def test_a_cropped_scan_is_background_outside_in_every_member(tmp_path: Path) ->
     every = members([(FULL, 1), (TURNED, 1)])
     made = predictors(every)
     labels = run_members(made, [p.prepare(case(image)) for p in made], spill_folder=tmp_path).labels
-    assert (labels == fused(case(image), every)[0]).mean() >= 0.99999
+    assert (labels == fused(case(image), every, mirror=False)[0]).mean() >= 0.99999
     assert not labels[:4].any()
 
 
@@ -90,11 +90,11 @@ def test_pairwise_dice_and_volumes_of_folds(labels: object, slab: int) -> None:
     """Against each fold predicted alone on a scan that lies on the working grid."""
     chosen = plan(labels=labels)  # type: ignore[arg-type]
     networks = [random_network(chosen, seed=seed) for seed in range(3)]
-    scan = case(noise((15, 30, 17)))
-    together = Predictor(chosen, "3d_fullres", networks, device="cpu", precision="fp32", slab_limit_bytes=slab)
+    scan = case(noise((11, 20, 13)))
+    together = Predictor(chosen, "3d_fullres", networks, device="cpu", precision="fp32", mirror=False, slab_limit_bytes=slab)
     prediction = together.run(together.prepare(scan), apart=True)
     assert (prediction.labels == together.run(together.prepare(scan)).labels).mean() >= 0.99999
-    alone = [fused(scan, [(chosen, [network], "3d_fullres")])[1] for network in networks]
+    alone = [fused(scan, [(chosen, [network], "3d_fullres")], mirror=False)[1] for network in networks]
     masks = [
         [probabilities[k] > 0.5 for k in range(2)] if chosen.labels.has_regions else [probabilities.argmax(0) == k for k in (1, 2)]
         for probabilities in alone
