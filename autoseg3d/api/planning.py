@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from autoseg3d import __version__, files, plugins
 from autoseg3d.errors import DatasetError, UsageError
 from autoseg3d.run import RunFolder, RunRecord
-from planners.budget import Budget, CostFunction, NetworkCost, PlanningError
+from planners.budget import Budget, CostFunction, NetworkCost, Planner, PlanningError
 from planners.contract import Triple
 from planners.edit import ComparedRow, compare, parse_change, replan
 from planners.fingerprint import Fingerprint
@@ -149,6 +149,7 @@ def plan(
     wishes, reading, folder = wishes or PlanWishes(), reading or Reading(), RunFolder(run)
     if folder.plan_file.exists() and not overwrite:
         raise UsageError("there is a plan here already", file=run, remedy="Choose another folder, or add --overwrite to replace it")
+    _planner(wishes)
     measured = measure(raw, run, reading=reading, progress=progress)
     ids = sorted(case.id for case in measured.fingerprint.cases)
     groups = {case.id: case.group for case in measured.dataset.cases if case.group is not None and case.id in ids}
@@ -169,7 +170,7 @@ def plan(
 def plan_fingerprint(fingerprint: Fingerprint, *, wishes: PlanWishes | None = None) -> Plan:
     """A plan from a fingerprint alone. Raises UsageError, naming the field, where no plan fits the wishes."""
     wishes = wishes or PlanWishes()
-    return _replanned(fingerprint, wishes, _budget(wishes, counting=wishes.planner in _COUNTING))[0]
+    return _replanned(fingerprint, wishes, looking=_planner(wishes)[0] not in _COUNTING)[0]
 
 
 def plan_and_forecast(fingerprint: Fingerprint, *, wishes: PlanWishes | None = None) -> Planned:
@@ -179,11 +180,18 @@ def plan_and_forecast(fingerprint: Fingerprint, *, wishes: PlanWishes | None = N
     return _planned(fingerprint, wishes or PlanWishes(), folds=min(FOLDS, len(fingerprint.cases)))
 
 
-def _replanned(fingerprint: Fingerprint, wishes: PlanWishes, budget: Budget) -> tuple[Plan, Budget]:
-    """The plan under the wishes' changes, and the budget that they left."""
+def _planner(wishes: PlanWishes) -> tuple[str, Planner]:
+    """Name and function of the planner wished for. Raises UsageError for a wish that cannot be read or an unknown name."""
     with _planning_errors():
-        change = parse_change(wishes.changes, budget)
-        planner = plugins.find(plugins.PLANNERS, change.planner or wishes.planner, own={}, field="planner")
+        name = parse_change(wishes.changes, Budget()).planner or wishes.planner
+    return name, plugins.find(plugins.PLANNERS, name, own={}, field="planner")
+
+
+def _replanned(fingerprint: Fingerprint, wishes: PlanWishes, *, looking: bool) -> tuple[Plan, Budget]:
+    """The plan under the wishes' changes, and the budget that they left; wrong wishes are told before the machine is measured."""
+    planner = _planner(wishes)[1]
+    with _planning_errors():
+        change = parse_change(wishes.changes, _budget(wishes, looking=looking))
         made = replan(planner, fingerprint, _cost(), change)
     return made.model_copy(update={"fingerprint_hash": fingerprint.content_hash()}), change.budget
 
@@ -191,7 +199,7 @@ def _replanned(fingerprint: Fingerprint, wishes: PlanWishes, budget: Budget) -> 
 def _planned(fingerprint: Fingerprint, wishes: PlanWishes, *, folds: int) -> Planned:
     from autoseg3d.sliding_window import window_starts
 
-    made, budget = _replanned(fingerprint, wishes, _budget(wishes))
+    made, budget = _replanned(fingerprint, wishes, looking=True)
 
     def windows(shape: Triple, patch: Triple) -> int:
         return len(window_starts(shape, patch))
@@ -238,9 +246,9 @@ def _planning_errors(file: Path | None = None) -> Iterator[None]:
         raise UsageError(error.reason, code=code, file=file, field=error.field, got=error.got, remedy=error.remedy) from error
 
 
-def _budget(wishes: PlanWishes, *, counting: bool = False) -> Budget:
-    """The wishes as numbers, with the machine's free memory and measured speed unless the planner only counts."""
-    if counting:
+def _budget(wishes: PlanWishes, *, looking: bool) -> Budget:
+    """The wishes as numbers; where `looking`, with device, free memory and measured speed of this machine."""
+    if not looking:
         return Budget(memory_bytes=wishes.memory_bytes, seconds=wishes.seconds)
     from autoseg3d.cost import measure_speed
     from autoseg3d.devices import choose_device, free_memory_bytes
