@@ -10,6 +10,7 @@ from autoseg3d.api.planning import label_table_of
 
 if TYPE_CHECKING:
     from autoseg3d.evaluation import Comparison
+    from autoseg3d.evaluation.scoring import Tolerance
     from autoseg3d.package import Selection
 
 Progress = Callable[[str, int, int], None]
@@ -33,6 +34,7 @@ def compare(
     names: tuple[str, str] | None = None,
     out: Path | None = None,
     dataset: Path | None = None,
+    tolerance_mm: Tolerance = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -40,5 +42,7 @@ def compare(
     from autoseg3d.evaluation import compare as compare_paths
     from autoseg3d.workers import worker_count
 
-    labels = None if dataset is None else label_table_of(dataset)
-    return compare_paths(a, b, reference=reference, names=names, out=out, labels=labels, workers=worker_count(workers), progress=progress)
+    labels, count = None if dataset is None else label_table_of(dataset), worker_count(workers)
+    return compare_paths(
+        a, b, reference=reference, names=names, out=out, labels=labels, tolerance_mm=tolerance_mm, workers=count, progress=progress
+    )

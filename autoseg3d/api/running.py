@@ -13,6 +13,7 @@ from autoseg3d.run import RunFolder
 
 if TYPE_CHECKING:
     from autoseg3d.evaluation import Scores
+    from autoseg3d.evaluation.scoring import Tolerance
     from autoseg3d.export import Exported
     from autoseg3d.prediction import CaseResult, PredictOptions
     from autoseg3d.training.cross_validation import TrainedFolds
@@ -89,6 +90,7 @@ def evaluate(
     out: Path,
     *,
     dataset: Path | None = None,
+    tolerance_mm: Tolerance = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Scores:
@@ -97,7 +99,8 @@ def evaluate(
     from autoseg3d.workers import worker_count
 
     labels = None if dataset is None else label_table_of(dataset)
-    return evaluate_folder(predictions, reference, labels=labels, out=out, workers=worker_count(workers), progress=progress)
+    count = worker_count(workers)
+    return evaluate_folder(predictions, reference, labels=labels, tolerance_mm=tolerance_mm, out=out, workers=count, progress=progress)
 
 
 def package(run: Path, out: Path, *, licence: str | None = None) -> Path:

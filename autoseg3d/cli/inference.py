@@ -117,6 +117,7 @@ def evaluate(
     dataset: Annotated[
         Path | None, typer.Option(help="dataset.json with the label names. Default: looked for beside the reference.")
     ] = None,
+    tolerance: options.Tolerance = None,
     workers: options.Workers = None,
 ) -> None:
     """Compare label maps with a reference: Dice, surface distances and volumes per case and label.
@@ -127,7 +128,15 @@ def evaluate(
     from autoseg3d.cli import show
 
     with show.progress() as report:
-        scores = api.evaluate(predictions, reference, out, dataset=dataset, workers=workers, progress=report)
+        scores = api.evaluate(
+            predictions,
+            reference,
+            out,
+            dataset=dataset,
+            tolerance_mm=options.tolerances(tolerance),
+            workers=workers,
+            progress=report,
+        )
     show.table("Scores", scores.columns, scores.table)
     show.output.print(f"Written to {out}.")
     for note in scores.notes:

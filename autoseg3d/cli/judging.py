@@ -57,6 +57,7 @@ def compare(
     dataset: Annotated[
         Path | None, typer.Option(help="dataset.json with the label names. Default: looked for beside the reference.")
     ] = None,
+    tolerance: options.Tolerance = None,
     workers: options.Workers = None,
 ) -> None:
     """Compare two models on the same cases: paired differences with intervals, a test, and the cases that differ most.
@@ -71,7 +72,17 @@ def compare(
 
     called = _two(names)
     with show.progress() as report:
-        found = api.compare(a, b, reference=reference, names=called, out=out, dataset=dataset, workers=workers, progress=report)
+        found = api.compare(
+            a,
+            b,
+            reference=reference,
+            names=called,
+            out=out,
+            dataset=dataset,
+            tolerance_mm=options.tolerances(tolerance),
+            workers=workers,
+            progress=report,
+        )
     show.table(f"{len(found.cases)} cases, A: {found.name_a}, B: {found.name_b}", COMPARISON_COLUMNS, comparison_lines(found))
     cases = [(one.case, f"{one.a:.3f}", f"{one.b:.3f}", f"{one.difference:+.3f}") for one in found.losses_and_gains]
     show.table("Losses and gains of A, mean Dice", ("case", "A", "B", "A - B"), cases)

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps. auto takes a GPU where there is one.")]
 Workers = Annotated[int | None, typer.Option(min=0, help="Processes that read and prepare cases. Default: one per core, as memory allows.")]
+Tolerance = Annotated[
+    str | None,
+    typer.Option(help="Tolerance of NSD in mm, such as 2, or by label: liver=3,lesion=1. Default: about a voxel, the same for all cases."),
+]
 Geometry = Annotated[
     str,
     typer.Option(
@@ -28,6 +32,26 @@ Geometry = Annotated[
 def names(text: str | None) -> tuple[str, ...] | None:
     """The names in a list such as "0,1,4"; None stays None."""
     return tuple(part.strip() for part in text.split(",")) if text else None
+
+
+def tolerances(text: str | None) -> float | dict[str, float] | None:
+    """Millimetres such as "2", or by label such as "liver=3,lesion=1"; None stays None."""
+    if text is None:
+        return None
+    try:
+        if "=" not in text:
+            return _millimetres(text)
+        pairs = [part.rpartition("=") for part in text.split(",")]
+        return {name.strip(): _millimetres(value) for name, _, value in pairs}
+    except ValueError as error:
+        raise typer.BadParameter(f"--tolerance takes millimetres such as 2, or liver=3,lesion=1, got '{text}'") from error
+
+
+def _millimetres(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise ValueError(text)
+    return value
 
 
 def memory_bytes(text: str | None, option: str = "--memory") -> int | None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from autoseg3d.errors import Autoseg3dError, DatasetError, GeometryError, ReadError
+from autoseg3d.errors import Autoseg3dError, DatasetError, GeometryError, ReadError, UsageError
 from autoseg3d.evaluation.calibration import calibrate
 from autoseg3d.evaluation.labels import find_label_table, table_of_values
 from autoseg3d.evaluation.output import write_scores
@@ -72,10 +72,12 @@ def evaluate_folder(
     it; one that does not fit is named in the notes.
 
     Returns Scores; cases that could not be scored stand in its failures, those that lack a file among them.
-    Raises DatasetError, with all failures, where not one case could be scored, and ReadError for a wrong dataset.json.
+    Raises DatasetError, with all failures, where not one case could be scored, ReadError for a wrong dataset.json, and
+    UsageError for a tolerance of a label that the table does not know.
     """
     pairs, errors = _pair_up(Path(predictions), Path(reference))
     labels = labels or find_label_table(reference)
+    _check_names(tolerance_mm, labels)
     default = None if isinstance(tolerance_mm, float | int) else _common_tolerance(pairs)
     work = partial(_score_pair, labels=labels, tolerance_mm=tolerance_mm, default_mm=default)
     scored: dict[str, tuple[ScoreRow, ...]] = {}
@@ -95,6 +97,18 @@ def evaluate_folder(
     if out is not None:
         write_scores(scores, Path(out))
     return scores
+
+
+def _check_names(tolerance_mm: Tolerance, labels: LabelTable | None) -> None:
+    """Refuses a tolerance of a misspelt label, which would be the default without a word."""
+    if not isinstance(tolerance_mm, Mapping) or labels is None:
+        return
+    known = [label.name for label in labels.labels]
+    if unknown := sorted(set(tolerance_mm) - set(known)):
+        remedy = "Correct the name"
+        raise UsageError(
+            "a tolerance of an unknown label", field="tolerance", wanted=", ".join(known), got=", ".join(unknown), remedy=remedy
+        )
 
 
 def _pair_up(predictions: Path, reference: Path) -> tuple[list[_Pair], dict[str, Autoseg3dError]]:

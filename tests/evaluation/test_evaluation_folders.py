@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 
-from autoseg3d.errors import DatasetError
+from autoseg3d.cli.options import tolerances
+from autoseg3d.errors import DatasetError, UsageError
 from autoseg3d.evaluation import evaluate_folder, find_label_table, read_scores
 from autoseg3d.geometry import Geometry, turn
 from autoseg3d.io import write_labels
@@ -172,3 +174,21 @@ def test_hippocampus_against_itself(shared_data: Path, tmp_path: Path) -> None:
     assert len(scores.rows) == 12
     assert all(row.dice == row.nsd == 1 and row.hd95_mm == 0 for row in scores.rows)
     assert scores.summary.foreground_dice == 1
+
+
+def test_a_tolerance_by_label_is_taken_and_a_misspelt_label_is_refused(folders: tuple[Path, Path]) -> None:
+    scores = evaluate_folder(*folders, labels=TABLE, tolerance_mm={"liver": 3.0})
+    assert {row.label_name: row.nsd_tolerance_mm for row in scores.rows} == {"liver": 3.0, "spleen": 1.4}
+    with pytest.raises(UsageError, match="liver, spleen"):
+        evaluate_folder(*folders, labels=TABLE, tolerance_mm={"Liver": 3.0})
+
+
+@pytest.mark.parametrize(("text", "wanted"), [(None, None), ("2", 2.0), ("liver=3, big spleen=0.5", {"liver": 3.0, "big spleen": 0.5})])
+def test_tolerances_are_read_from_the_command_line(text: str | None, wanted: object) -> None:
+    assert tolerances(text) == wanted
+
+
+@pytest.mark.parametrize("text", ["much", "liver=", "-1", "liver=inf", "liver=3,spleen"])
+def test_what_is_no_tolerance_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="millimetres"):
+        tolerances(text)
