@@ -68,7 +68,7 @@ def measured(command: list[str], folder: Path) -> tuple[float, int]:
 def write_dataset(folder: Path, shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> None:
     """A dataset with the one case, written slab by slab so that this process stays small for its children's sake."""
     rng = np.random.default_rng(0)
-    z, y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in shape)
+    y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in shape[1:])
     inside = (y[:, None] / 0.8) ** 2 + (x[None, :] / 0.9) ** 2 < 1
     image, labels = np.full(shape, -1024, dtype=np.int16), np.zeros(shape, dtype=np.uint8)
     texture = rng.normal(40, 30, (shape[1], shape[2])).astype(np.int16)

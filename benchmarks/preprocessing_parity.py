@@ -8,7 +8,7 @@ DATASET        a dataset folder in nnU-Net's raw layout (its name need not have 
 Prints for each dataset: the largest image difference in standard deviations of the case and the number of differing
 label voxels; CPU seconds per case of both sides (reading included, one process, one thread); and, where all cases are
 compared, both fingerprints, and races of whole commands, start-up included, in turn, medians of three: of
-`nnUNetv2_extract_fingerprint` against `survey`, and of `nnUNetv2_preprocess` against `prepare`.
+`nnUNetv2_extract_fingerprint` against `autoseg3d check`, and of `nnUNetv2_preprocess` against `prepare`.
 """
 # ruff: noqa: T201
 
@@ -49,13 +49,9 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=None, help="only the first N cases")
     parser.add_argument("--work", type=Path, default=None, help="folder for both sides' files; a temporary one by default")
     parser.add_argument("--prepare-into", type=Path, default=None, help=argparse.SUPPRESS)
-    parser.add_argument("--survey", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--repeats", type=int, default=3, help="races of whole commands; 0 for none")
     parser.add_argument("--races-only", action="store_true", help="leave the comparison case by case out")
     arguments = parser.parse_args()
-    if arguments.survey:
-        survey(open_dataset(arguments.datasets[0]), workers=_PROCESSES)
-        return
     if arguments.prepare_into is not None:
         prepare_all(arguments.datasets[0], arguments.configuration, arguments.prepare_into)
         return

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterator
 
 import numpy as np
-from scipy import ndimage
 
 from autoseg3d.case import Case
 from autoseg3d.fingerprinting.intensities import IntensitySketch, quantiles, sketch
@@ -72,6 +71,8 @@ def _foreground_sketches(image: np.ndarray, indices: np.ndarray) -> tuple[Intens
 
 def _labels(case: Case, indices: np.ndarray, table: LabelTable) -> dict[str, LabelObservation]:
     """One observation per label or region of the table, by name."""
+    from scipy import ndimage  # a third of the start-up of a process that only looks at what workers found
+
     boxes = ndimage.find_objects(indices, max_label=len(table.values))
     observed = {}
     for label, members in zip(table.labels, table.class_members, strict=True):

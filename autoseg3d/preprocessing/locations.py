@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import ndimage
 
 from planners.labels import LabelTable
 
@@ -23,6 +22,8 @@ def class_locations(labels: np.ndarray, table: LabelTable) -> dict[int, np.ndarr
     voxels of everything else. Of n voxels 10,000 are drawn, or all if fewer, or 1 % if that is more (nnU-Net's rule; the
     random numbers are our own, since its generator would need 8 bytes for each of the n).
     """
+    from scipy import ndimage  # kept out of the start-up of processes that prepare nothing
+
     rng = np.random.default_rng(_SEED)
     boxes = ndimage.find_objects(labels, max_label=len(table.values))
     first = 0 if table.has_regions else 1
