@@ -13,15 +13,15 @@ class Beside(Generic[Result]):
     """Starts `work` at once in a thread that never keeps the program from ending; `result` waits for it."""
 
     def __init__(self, work: Callable[[], Result]) -> None:
-        self._work = work
         self._value: Result
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        # The thread alone holds the work, so that what it needed is free once it has ended.
+        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
         self._thread.start()
 
-    def _run(self) -> None:
+    def _run(self, work: Callable[[], Result]) -> None:
         try:
-            self._value = self._work()
+            self._value = work()
         except BaseException as error:
             self._error = error
 

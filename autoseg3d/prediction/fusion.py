@@ -71,7 +71,7 @@ def fuse(
     native = np.zeros(leading.placement.native.shape, dtype=output_dtype(leading.labels))
     with contextlib.ExitStack() as stack:
         spilled = [stack.enter_context(_spilled(m, spill_folder, clock, report.of(i), counts)) for i, m in enumerate(apart, len(beside))]
-        sources = [_cropped(array, leading.placement) for array in spilled]
+        sources = [leading.placement.crop(array) for array in spilled]
         out = leading.placement.crop(native)
         for band in _bands(beside):
             rows = [_rows(m, band, clock, report.of(i, band), counts.get(id(m))) for i, m in enumerate(beside)]
@@ -176,10 +176,6 @@ def _spilled(
                 for row in _rows(member, band, clock, progress, counts.get(id(member))):
                     probabilities.write(row.index, band.part, _probabilities(row.all_logits(), member.labels))
         yield probabilities.array
-
-
-def _cropped(array: np.ndarray, placement: Placement) -> np.ndarray:
-    return placement.crop(array)
 
 
 class _Clock:
