@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 from pydantic import Field
 
 from planners.contract import Contract, Triple
+from planners.explain import bytes_text
 from planners.fingerprint import Fingerprint
 from planners.plan import NetworkPlan, Plan
 from planners.speed import Speed, Work
@@ -49,7 +50,7 @@ class Budget(Contract):
         if memory < LEAST_MEMORY:
             raise PlanningError(
                 "memory_bytes",
-                memory,
+                bytes_text(memory),
                 f"no network can be trained in less than {LEAST_MEMORY / MIB:.0f} MiB",
                 "Grant more with --memory, for instance --memory 8GB",
             )

@@ -55,7 +55,7 @@ def refusal(name: str, overrides: Overrides, room: Room) -> PlanningError:
         if (value := getattr(overrides.of(name), field)) is not None:
             reason = f"the smallest network around it needs more than {room}"
             return PlanningError(f"{name}.{field}", value, reason, f"Choose a smaller one. {remedy}")
-    return PlanningError("memory_bytes", room.memory, f"{name}: the smallest network needs more than {room}", remedy)
+    return PlanningError("memory_bytes", bytes_text(room.memory), f"{name}: the smallest network needs more than {room}", remedy)
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,7 @@ def _set(data: dict[str, Any], path: str, value: Any) -> str:
         known = range(len(place)) if isinstance(place, list) else place
         if not isinstance(place, dict | list) or key not in known:
             close = difflib.get_close_matches(path, [p.removeprefix("configurations.") for p in leaves(data)] + list(data), n=1, cutoff=0.5)
-            hint = f"Did you mean {close[0]}?" if close else "See plan.json for the fields of a plan"
+            hint = f"Perhaps {close[0]} was meant" if close else "See plan.json for the fields of a plan"
             raise PlanningError(".".join(parts[: depth + 1]), value, "no such field", hint)
         if depth < len(parts) - 1:
             place = place[key]

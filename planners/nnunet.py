@@ -114,7 +114,7 @@ class _CountingDrafter:
         topology = self._topology(name, grid)
         if topology is None:
             reason = "no patch is small enough for this memory"
-            raise PlanningError("memory_bytes", self.memory, f"{name}: {reason}", "Grant more, for instance --memory 8GB")
+            raise PlanningError("memory_bytes", bytes_text(self.memory), f"{name}: {reason}", "Grant more, for instance --memory 8GB")
         if topology.stages < 2:
             return None
         batch = self._batch(grid, topology) if fixed.batch_size is None else by_user(fixed.batch_size)

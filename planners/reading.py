@@ -67,6 +67,19 @@ def read_nnunet_fingerprint(fingerprint: Any, dataset: Any, labels: LabelTable) 
         raise PlanningError("dataset_fingerprint", type(fingerprint).__name__, str(error), remedy) from error
 
 
+# What pydantic says in a programmer's words.
+_SAID = {
+    "missing": "this entry is missing",
+    "too_short": "needs at least {min_length} and has {actual_length}",
+    "too_long": "may have at most {max_length} and has {actual_length}",
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "finite_number": "must be a finite number",
+}
+
+
 def checked(kind: type[_Kind], data: Any, *, remedy: str) -> _Kind:
     """`data` as a record of `kind`. Raises PlanningError naming the offending field, its value and the remedy."""
     try:
@@ -84,6 +97,8 @@ def _first_fault(error: ValidationError, remedy: str, kind: type[Contract] | Non
     if isinstance(cause, FieldError):
         got, reason = _inside(got, cause.field), str(cause)
         place += cause.field.split(".")
+    if (said := _SAID.get(fault["type"])) is not None:
+        reason = said.format_map(fault.get("ctx") or {})
     if fault["type"] == "extra_forbidden":
         reason = f"no such field{_suggestion(place, kind)}"
     if len(faults) > 1:

@@ -13,7 +13,7 @@ def test_memory_is_what_the_user_grants_then_what_is_free_then_the_default():
 
 
 def test_ten_megabytes_are_refused_with_field_value_and_remedy():
-    with pytest.raises(PlanningError, match=r"memory_bytes = 10000000: .*64 MiB.*--memory 8GB") as caught:
+    with pytest.raises(PlanningError, match=r"memory_bytes = 10 MiB: .*64 MiB.*--memory 8GB") as caught:
         Budget(memory_bytes=10_000_000).memory_for(8 * GIB)
-    assert (caught.value.field, caught.value.got) == ("memory_bytes", 10_000_000)
+    assert (caught.value.field, caught.value.got) == ("memory_bytes", "10 MiB")
     assert Budget(memory_bytes=LEAST_MEMORY).memory_for(8 * GIB) == LEAST_MEMORY

@@ -118,3 +118,19 @@ def test_nnunet_files_are_read_or_their_fault_is_named():
         assert caught.value.field == field
     with pytest.raises(PlanningError, match="numTraining"):
         read_nnunet_fingerprint(good, {"channel_names": {"0": "CT"}}, table)
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "words"),
+    [
+        ({"cases": []}, "cases", "needs at least 1 and has 0"),
+        ({"num_training": 0}, "num_training", "must be at least 1"),
+        ({"median_relative_size_after_crop": 1.5}, "median_relative_size_after_crop", "must be at most 1"),
+        ({"median_relative_size_after_crop": 0}, "median_relative_size_after_crop", "must be more than 0"),
+    ],
+)
+def test_faults_are_told_in_plain_words(change, field, words):
+    with pytest.raises(PlanningError) as caught:
+        read_fingerprint(fingerprint((30, 40, 50)).model_dump(mode="json") | change)
+    assert caught.value.field == field
+    assert words in caught.value.reason
