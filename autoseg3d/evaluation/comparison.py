@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from autoseg3d.errors import UsageError
-from autoseg3d.evaluation.bootstrap import interval, resampled_means
+from autoseg3d.evaluation.bootstrap import Interval, interval, resampled_means
 from autoseg3d.evaluation.rows import Count, ScoreRow
 from autoseg3d.evaluation.scores import Scores
 from planners.contract import Contract
@@ -138,13 +138,16 @@ def compare_scores(a: Scores, b: Scores, *, names: tuple[str, str] = ("A", "B"))
     labels = tuple(dict.fromkeys(row.label_name for row in a.rows))
     _check(a, b, cases)
     measures, notes = _comparable(a, b)
-    overall, each = [], []
+    overall: list[PairedDifference] = []
+    each: list[PairedDifference] = []
+    means: dict[Measure, np.ndarray] = {}
     for measure in measures:
         values = np.array([[_pair(rows_a[c].get(name), rows_b[c].get(name), measure) for name in labels] for c in cases])
-        each += _holm([_paired(measure, name, values[:, i]) for i, name in enumerate(labels)])
-        overall.append(_paired(measure, None, _label_mean(values)))
-    dice = _label_mean(np.array([[_pair(rows_a[c].get(n), rows_b[c].get(n), "dice") for n in labels] for c in cases]))
-    found = [CaseDifference(case=case, a=x, b=y) for case, (x, y) in zip(cases, dice, strict=True) if not math.isnan(x)]
+        means[measure] = _label_mean(values)
+        *rows, last = _paired(measure, (*labels, None), np.concatenate([values, means[measure][:, None]], axis=1))
+        each += _holm(rows)
+        overall.append(last)
+    found = [CaseDifference(case=case, a=x, b=y) for case, (x, y) in zip(cases, means["dice"], strict=True) if not math.isnan(x)]
     return Comparison(
         name_a=names[0],
         name_b=names[1],
@@ -216,24 +219,31 @@ def _label_mean(values: np.ndarray) -> np.ndarray:
     return mean
 
 
-def _paired(measure: Measure, label: str | None, values: np.ndarray) -> PairedDifference:
+def _paired(measure: Measure, labels: Sequence[str | None], values: np.ndarray) -> list[PairedDifference]:
+    """One row per label, of values (cases, labels, 2); all intervals come from the same draws of cases."""
+    finite = np.isfinite(values).all(axis=2)
+    differences = np.subtract(values[..., 0], values[..., 1], where=finite, out=np.full(finite.shape, np.nan))
+    draws = resampled_means(differences, resamples=_RESAMPLES)
+    bounds = [interval(draws[:, i], confidence=_CONFIDENCE, cases=int(finite[:, i].sum())) for i in range(len(labels))]
+    return [_difference(measure, label, values[:, i], bounds[i]) for i, label in enumerate(labels)]
+
+
+def _difference(measure: Measure, label: str | None, values: np.ndarray, bounds: Interval) -> PairedDifference:
     """Of values (cases, 2)."""
     values = values[~np.isnan(values).any(axis=1)]
     finite = values[np.isfinite(values).all(axis=1)]
-    differences = finite[:, 0] - finite[:, 1]
-    low, high = interval(resampled_means(differences, resamples=_RESAMPLES), confidence=_CONFIDENCE, cases=len(finite))
-    sign = 1 if PERFECT[measure] else -1
-    order = sign * (np.sign(values[:, 0] - values[:, 1], where=values[:, 0] != values[:, 1], out=np.zeros(len(values))))
+    order = np.where(values[:, 0] == values[:, 1], 0, np.where(values[:, 0] > values[:, 1], 1, -1)) * (1 if PERFECT[measure] else -1)
+    mean_a, mean_b = (float(side.mean()) if len(finite) else None for side in finite.T)
     return PairedDifference(
         measure=measure,
         label_name=label,
         cases=len(values),
         infinite=len(values) - len(finite),
-        mean_a=float(finite[:, 0].mean()) if len(finite) else None,
-        mean_b=float(finite[:, 1].mean()) if len(finite) else None,
-        difference=float(differences.mean()) if len(finite) else None,
-        low=low,
-        high=high,
+        mean_a=mean_a,
+        mean_b=mean_b,
+        difference=None if mean_a is None or mean_b is None else float((finite[:, 0] - finite[:, 1]).mean()),
+        low=bounds[0],
+        high=bounds[1],
         p=_wilcoxon(values),
         better=int((order > 0).sum()),
         worse=int((order < 0).sum()),
