@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ def _case(out: Path, row: dict[str, object]) -> Segmented:
     case, status = str(row["case"]), str(row["status"])
     if status == "failed":
         code, cause, remedy = (None if row.get(name) is None else str(row[name]) for name in ("code", "cause", "remedy"))
-        return Segmented(case, status, code=code, cause=cause, remedy=remedy)
+        return Segmented(case, status, code=code, cause=plain_cause(cause or "", code=code or "", remedy=remedy), remedy=remedy)
     name = Path(str(row["output"])).name
     try:
         record = read_contract(out / f"{case}.json", CaseRecord)
@@ -60,6 +61,13 @@ def _case(out: Path, row: dict[str, object]) -> Segmented:
         what = "the label map or its record is not there any more"
         return Segmented(case, "failed", code="E_MISSING", cause=what, remedy="Run autoseg3d predict again; finished cases are kept")
     return Segmented(case, status, output=out / name, record=record)
+
+
+def plain_cause(text: str, *, code: str, remedy: str | None) -> str:
+    """What an error says, without its code, its case, the folders of its file and its remedy, all of which stand elsewhere."""
+    text = text.removeprefix(f"{code}: ")
+    text = re.sub(r"^(?:case [^,:]*(?:, |: ))?(?:file (?:(?:(?!: ).)*[/\\])?)?", "", text)
+    return text.rstrip(".").removesuffix(f". {remedy.rstrip('.')}" if remedy else "")
 
 
 def label_table(cases: Sequence[Segmented]) -> LabelTable | None:

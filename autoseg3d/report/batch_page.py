@@ -72,7 +72,7 @@ def _attention(cases: Sequence[Segmented], anchors: Mapping[str, str]) -> Sectio
             blocks.append(Notice(f"{case.case}: not segmented", "bad", (f"{case.cause} ({case.code})",), case.remedy))
         elif case.status == "review":
             reasons = [flag.reason for flag in case.flags]
-            remedies = " ".join(dict.fromkeys(flag.remedy for flag in case.flags))
+            remedies = ". ".join(dict.fromkeys(flag.remedy.rstrip(".") for flag in case.flags))
             blocks.append(Notice(case.case, "warn", reasons, remedies, target=anchors[case.case]))
     if not blocks:
         blocks.append(Notice("No scan failed, and none is unlike those the model was made for.", "good"))

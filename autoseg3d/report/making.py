@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from autoseg3d.errors import Autoseg3dError, UsageError
-from autoseg3d.io import CaseFiles, open_dataset
+from autoseg3d.io import CaseFiles, GeometryChoice, open_dataset
 from autoseg3d.pages import write_page
 from autoseg3d.prediction.records import RESULTS_JSON
 from autoseg3d.report.batch import find_inputs, label_table, read_batch
 from autoseg3d.report.batch_page import batch_page
+from autoseg3d.report.calibration import with_calibration
 from autoseg3d.report.folds import Validated, read_folds, validated
 from autoseg3d.report.illustration import Illustration, Progress, Subject, illustrate
 from autoseg3d.report.run_page import run_page
 from autoseg3d.report.suspicion import suspects
 from autoseg3d.report.viewing import HOW_TO_GET, viewer_scripts
-from autoseg3d.run import RunFolder, RunRecord
+from autoseg3d.run import RunFolder
 from planners.labels import LabelTable
 
 NAME = "report.html"
@@ -80,7 +82,12 @@ def _of_run(run: RunFolder, out: Path, *, raw: Path | None, viewer: bool, worker
     if found:
         record = run.record()
         files, note = _raw_cases(raw or Path(record.raw))
-        subjects = _subjects(shown, files, found[0], plan.labels, record, viewer=viewer)
+        references = {case: own.label for case, own in files.items() if own.label is not None}
+        geometry = cast(GeometryChoice, record.geometry)
+        found = tuple(
+            with_calibration(one, references, plan.labels, geometry=geometry, workers=workers, progress=progress) for one in found
+        )
+        subjects = _subjects(shown, files, found[0], plan.labels, geometry, viewer=viewer)
         illustrations = illustrate(subjects, workers=workers, progress=progress)
     page = run_page(plan, fingerprint, folds, found, ranked=ranked, worst=worst, illustrations=illustrations, note=note)
     write_page(out, page)
@@ -96,7 +103,7 @@ def _raw_cases(raw: Path) -> tuple[dict[str, CaseFiles], str | None]:
 
 
 def _subjects(
-    shown: Sequence[str], files: dict[str, CaseFiles], found: Validated, labels: LabelTable, record: RunRecord, *, viewer: bool
+    shown: Sequence[str], files: dict[str, CaseFiles], found: Validated, labels: LabelTable, geometry: GeometryChoice, *, viewer: bool
 ) -> list[Subject]:
     voxels = viewer_voxels(len(shown)) if viewer else None
     return [
@@ -106,7 +113,7 @@ def _subjects(
             prediction=found.predictions[case],
             reference=files[case].label,
             labels=labels,
-            geometry=record.geometry,  # type: ignore[arg-type]
+            geometry=geometry,
             viewer_voxels=voxels,
         )
         for case in shown

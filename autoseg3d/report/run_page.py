@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autoseg3d.evaluation import Scores
-from autoseg3d.evaluation.tables import DETAILED_COLUMNS, detailed_lines, interval, number
+from autoseg3d.evaluation.tables import CALIBRATION_COLUMNS, DETAILED_COLUMNS, calibration_lines, detailed_lines, interval, number
 from autoseg3d.pages import Block, Cell, Data, Details, DotChart, DotRow, Facts, Image, Notice, Page, Section, Table, Text
 from autoseg3d.report.folds import Fold, Validated
 from autoseg3d.report.glance import dataset_section
@@ -29,7 +29,6 @@ def run_page(
     ranked: Sequence[Suspect],
     worst: Sequence[str],
     illustrations: dict[str, Illustration],
-    calibration: Sequence[Block] = (),
     note: str | None = None,
 ) -> Page:
     """The page of a run.
@@ -38,15 +37,12 @@ def run_page(
         found: the configurations with held-out cases; pictures and suspects are of the first.
         ranked: cases to look at again, most suspicious first; `worst`: the lowest, lowest first.
         illustrations: of these cases, by id.
-        calibration: what is known of the probabilities.
         note: why pictures are missing, where they are.
     """
     cards = _Cards(plan, illustrations)
     parts: list[Section] = []
     if found:
-        parts += [_scores(found), _suspects(ranked, cards), _worst(worst, found[0].scores, cards)]
-    if calibration:
-        parts.append(Section("Calibration", calibration))
+        parts += [_scores(found), _suspects(ranked, cards), _worst(worst, found[0].scores, cards), *_calibration(found)]
     if folds:
         parts.append(learning_section(folds))
     parts += [dataset_section(fingerprint), _plan(plan)]
@@ -158,6 +154,18 @@ def _lowest(scores: Scores, case: str) -> tuple[str, str, str]:
     """The label of a case with the lowest Dice, that Dice, and its surface distance."""
     row = min((row for row in scores.rows if row.case == case and row.dice is not None), key=lambda row: row.value("dice"))
     return row.label_name, f"{row.value('dice'):.3f}", f"{row.value('hd95_mm'):.1f}"
+
+
+def _calibration(found: Sequence[Validated]) -> list[Section]:
+    """How honest the probabilities are, where any were saved."""
+    tables = [
+        Table(CALIBRATION_COLUMNS, lines, caption=one.configuration) for one in found if (lines := calibration_lines(one.scores.summary))
+    ]
+    lead = (
+        "Brier score and expected calibration error of each label's probability, near the label: 0 is best. An error of 0.05 says "
+        "that a stated probability is off by five points on average."
+    )
+    return [Section("Calibration", tables, lead=lead)] if tables else []
 
 
 def _plan(plan: Plan) -> Section:

@@ -40,7 +40,7 @@ def plan_run(raw: Path, folder: Path) -> tuple[RunFolder, Plan]:
     dataset = open_dataset(raw)
     fingerprint = survey(dataset, workers=1, cache_folder=None, exclude=frozenset(), progress=None).fingerprint
     assert fingerprint is not None
-    plan = small_plan(labels=fingerprint.labels, channel_names=("T2",), dataset_name=fingerprint.dataset_name, patch_size=(16, 24, 32))
+    plan = small_plan(labels=fingerprint.labels, channel_names=("T2",), dataset_name=fingerprint.dataset_name, patch_size=(32, 48, 64))
     run = RunFolder(folder)
     record = RunRecord(software_version="0", raw=str(raw), command={})
     run.write(record=record, fingerprint=fingerprint, plan=plan, splits_json="{}", plan_text=plan_markdown(plan))

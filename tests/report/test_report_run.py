@@ -8,6 +8,7 @@ from reported import plan_run, validate, write_raw
 
 from autoseg3d.errors import UsageError
 from autoseg3d.evaluation import read_scores
+from autoseg3d.io import read_volume
 from autoseg3d.report import make_report, suspects
 from autoseg3d.report.folds import read_folds, validated
 from autoseg3d.run import RunFolder
@@ -101,9 +102,21 @@ def test_a_run_that_was_only_planned_shows_dataset_and_plan(raw: Path, tmp_path:
 def test_without_the_dataset_the_page_says_why_there_are_no_pictures(run: RunFolder, tmp_path: Path) -> None:
     page = make_report(run.path, tmp_path / "r.html", scans=tmp_path).read_text(encoding="utf-8")
     assert "Give its folder with --scans" in page
-    assert "data:image/jpeg" not in page
+    assert '<img src="data:image/jpeg' not in page
 
 
 def test_any_other_folder_is_refused_in_words(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="neither a run nor a folder of predictions"):
         make_report(tmp_path)
+
+
+def test_saved_probabilities_are_judged(raw: Path, tmp_path: Path) -> None:
+    run, plan = plan_run(raw, tmp_path / "run")
+    folder = validate(run, raw)
+    assert "<h2>Calibration</h2>" not in make_report(run.path, viewer=False).read_text(encoding="utf-8")
+    shape = read_volume(raw / "labelsTr" / "phantom_001.nii.gz", labels=True).array.shape
+    np.savez(folder / "validation" / "phantom_001.npz", probabilities=np.full((plan.labels.num_classes, *shape), 0.5, dtype=np.float32))
+    (folder / "validation" / "phantom_003.npz").write_bytes(b"damaged")
+    page = make_report(run.path, viewer=False).read_text(encoding="utf-8")
+    assert "<h2>Calibration</h2>" in page
+    assert 'number">0.2500<' in page
