@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 from nifti_making import nifti_bytes, turned_affine
-from test_nrrd import itk_image
+from text_headers import itk_image
 
 from autoseg3d.errors import DataError
 from autoseg3d.io import Volume, read_geometry, read_volume

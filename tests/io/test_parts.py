@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 from nifti_making import MakeNifti
-from test_metaimage import meta
-from test_nrrd import nrrd
+from text_headers import meta, nrrd
 
 from autoseg3d.io.parts import parts, stamps
 from autoseg3d.io.volume import read_volume
