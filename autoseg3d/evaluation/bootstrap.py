@@ -5,6 +5,8 @@ Percentile intervals of the mean (Efron 1979). The same numbers come out for the
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 Interval = tuple[float, float] | tuple[None, None]
@@ -17,11 +19,19 @@ def resampled_means(values: np.ndarray, *, resamples: int, seed: int = SEED) -> 
     cases = len(values)
     if not cases:
         return np.empty((0, *values.shape[1:]))
-    weights = np.random.default_rng(seed).multinomial(cases, [1 / cases] * cases, size=resamples).astype(np.float64)
+    weights = _draws(cases, resamples, seed)
     flat = values.reshape(cases, -1)
     finite = np.isfinite(flat)
     means = ratio(weights @ np.where(finite, flat, 0.0), weights @ finite)
     return means.reshape(resamples, *values.shape[1:])
+
+
+@lru_cache(maxsize=1)
+def _draws(cases: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each case stands in each draw: (draws, cases). Kept, since one analysis asks for the same draws again and again."""
+    drawn = np.random.default_rng(seed).multinomial(cases, [1 / cases] * cases, size=resamples).astype(np.float64)
+    drawn.flags.writeable = False
+    return drawn
 
 
 def interval(means: np.ndarray, *, confidence: float, cases: int) -> Interval:
