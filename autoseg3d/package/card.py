@@ -53,6 +53,9 @@ def _sections(contents: Contents, manifest: Manifest) -> Iterator[tuple[str, Row
     plan, fingerprint = contents.plan, contents.fingerprint
     yield "Model", _model(plan, manifest)
     yield "Training data and intended input", _training_data(plan, fingerprint)
+    starts = [(f"{fold.configuration} fold {fold.fold}", fold.scores.get("started_from")) for fold in manifest.folds]
+    if started := [(fold, start) for fold, start in starts if isinstance(start, str)]:
+        yield "Started from the weights of", started
     yield "Labels", [(f"{label.paint} {label.name}", _label(label, fingerprint)) for label in plan.labels.labels]
     scores: Rows = [(f"{fold.configuration} fold {fold.fold}", _scores(fold.scores)) for fold in manifest.folds]
     if contents.selection is not None:

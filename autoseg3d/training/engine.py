@@ -188,6 +188,13 @@ class Engine:
             counts.append(class_counts(outputs[0], y, self.labels))
         return self.ranks.sum(torch.stack(losses).sum()), self.ranks.sum(torch.stack(counts).sum(0))
 
+    @torch.no_grad()
+    def logits(self, images: Tensor) -> Tensor:
+        """Finest logits (B, K, Z, Y, X) float32 on the CPU, of images (B, C, Z, Y, X) and the weights that are validated."""
+        network = self.evaluated.eval()
+        parts = torch.split(images, self.part)
+        return torch.cat([self._forward(network, part.to(self.device))[0].float().cpu() for part in parts])
+
     def weights(self, kind: str) -> dict[str, Tensor]:
         """Weights by name, on the CPU, float32: "final" of the network, "averaged", or the "best" seen."""
         if kind == "best":

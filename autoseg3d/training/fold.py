@@ -20,14 +20,14 @@ import autoseg3d
 from autoseg3d.devices import choose_device, training_precision
 from autoseg3d.errors import UsageError
 from autoseg3d.evaluation import Scores, write_scores
-from autoseg3d.files import lock, read_contract
+from autoseg3d.files import in_use, lock, read_contract
 from autoseg3d.geometry import Geometry
 from autoseg3d.io import Dataset, GeometryChoice, read_geometry
 from autoseg3d.networks import build
 from autoseg3d.package import add_fold, create_package
 from autoseg3d.prediction import Predictor, run_members
 from autoseg3d.prediction.predictor import Prepared
-from autoseg3d.preprocessing import CaseStore, prepare
+from autoseg3d.preprocessing import CaseStore, cache_key, prepare
 from autoseg3d.run import RunFolder
 from autoseg3d.sliding_window import OneHot
 from autoseg3d.training.cascade import CascadeStore, held_out_predictions, with_previous_stage
@@ -40,7 +40,7 @@ from autoseg3d.training.options import Chosen, FoldResult, Precision, TrainOptio
 from autoseg3d.training.outlook import describe
 from autoseg3d.training.ranks import Ranks, join, local_device
 from autoseg3d.training.session import Session, Watch
-from autoseg3d.training.splits import FULL, Split, Splits, read_splits
+from autoseg3d.training.splits import Split, Splits, read_splits
 from autoseg3d.training.state import Environment, Identity, Progress, State, forget_older
 from autoseg3d.training.transfer import Loaded, Start, find_start, found_again
 from autoseg3d.training.validation import HeldOut, mean_dice, predict_cases, saved, score_cases
@@ -50,7 +50,7 @@ from planners.plan import Plan, TrainingPlan
 Report = Callable[[str, int, int], None]
 Store = CaseStore | CascadeStore
 
-# Where the smoothed training loss ended above its best by this share of all it had fallen, the run went astray.
+# Where the smoothed training loss ended this far above its best, and by this share of all it had fallen, it went astray.
 _ASTRAY, _SMOOTHING = 0.1, 0.9
 _NOT_IN_MANIFEST = {"configuration", "fold", "weights_sha256", "training", "forecast_seconds", "real_seconds"}
 # Held-out cases on which bfloat16 is compared with float32.
@@ -146,7 +146,7 @@ class _Fitting:
         """Prepares, trains, validates, packages; with the threads of the saved state, so that results stay the same."""
         device = choose_device(local_device(self.options.device, self.ranks))
         threads = self.options.threads or (state.record.environment.threads if state is not None else torch.get_num_threads())
-        with _threads(threads):
+        with _threads(threads), in_use(self.run.cache / cache_key(self.plan, self.configuration, geometry=self._geometry_choice())):
             return self._train(training, state, interruption, self._environment(device, threads), device)
 
     def _train(
@@ -346,7 +346,7 @@ def choose_weights(progress: Progress, training: TrainingPlan) -> Chosen:
     smooth = losses[:1]
     for loss in losses[1:]:
         smooth.append(_SMOOTHING * smooth[-1] + (1 - _SMOOTHING) * loss)
-    if smooth and smooth[-1] > min(smooth) + _ASTRAY * (smooth[0] - min(smooth)) and progress.best_ema is not None:
+    if smooth and smooth[-1] > min(smooth) + _ASTRAY * max(1.0, smooth[0] - min(smooth)) and progress.best_ema is not None:
         return "best"
     return "averaged" if training.ema_decay > 0 else "final"
 

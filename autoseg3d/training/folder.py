@@ -39,6 +39,21 @@ class FoldFolder:
         """The folder of predicted held-out cases."""
         return self.path / "validation"
 
+    @property
+    def pictures(self) -> Path:
+        """The folder of example pictures."""
+        return self.path / "pictures"
+
+    @property
+    def tensorboard(self) -> Path:
+        """The folder of event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def start_file(self) -> Path:
+        """What was taken over from another model."""
+        return self.path / "start.json"
+
     def probabilities(self, case: str) -> Path:
         """The probabilities of a held-out case, where they were asked for."""
         return self.validation / f"{case}.npz"
@@ -55,21 +70,21 @@ class FoldFolder:
     def clear(self) -> None:
         """Throws away everything that training wrote here; the record of being finished goes first."""
         self.result_file.unlink(missing_ok=True)
-        for folder in (self.state, self.validation):
+        for folder in (self.state, self.validation, self.pictures, self.tensorboard):
             shutil.rmtree(folder, ignore_errors=True)
-        for name in (self.log, self.curves, self.path / "scores.csv", self.path / "scores.json", self.path / "summary.md"):
+        for name in (self.log, self.curves, self.start_file, self.path / "scores.csv", self.path / "scores.json", self.path / "summary.md"):
             name.unlink(missing_ok=True)
 
     def finish(self, result: FoldResult) -> None:
         """Marks the fold as finished."""
         write_text(self.result_file, result.to_json())
 
-    def finished(self, options: TrainOptions) -> FoldResult | None:
+    def finished(self, options: TrainOptions, *, start_from: str | None = None) -> FoldResult | None:
         """The result of a fold that is to be resumed, is finished, and is not asked to be made longer."""
         if options.mode != "resume" or not self.result_file.is_file():
             return None
         result = read_contract(self.result_file, FoldResult)
-        return result if continued_recipe(result.training, options) == result.training else None
+        return result if continued_recipe(result.training, options, start_from=start_from) == result.training else None
 
     def enter(self, options: TrainOptions) -> State | None:
         """The state to go on from, None where training begins anew.

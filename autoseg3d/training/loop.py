@@ -5,19 +5,19 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 import torch
 from torch import Tensor
 
 from autoseg3d.errors import StoppedError, StorageError
-from autoseg3d.training import log
-from autoseg3d.training.alarms import dead, new_alarms
+from autoseg3d.training import log, plateau
+from autoseg3d.training.alarms import LabelFacts, dead, new_alarms, uninformed_loss
 from autoseg3d.training.curves import Curves
 from autoseg3d.training.engine import Engine, Shares, StepResult, pseudo_dice
 from autoseg3d.training.interruption import Interruption
@@ -26,6 +26,7 @@ from autoseg3d.training.memory import halved, out_of_memory, release
 from autoseg3d.training.ranks import lost_peers
 from autoseg3d.training.schedule import learning_rate, position
 from autoseg3d.training.state import Progress
+from planners.explain import duration_text
 from planners.plan import TrainingPlan
 
 Watch = Callable[[dict[str, Any]], None]
@@ -34,6 +35,16 @@ Watch = Callable[[dict[str, Any]], None]
 RESTART_FACTOR = 0.2
 _EMA = 0.9
 _SECONDS_BETWEEN_STEP_EVENTS = 1.0
+
+
+class Observer(Protocol):
+    """Somebody who is shown every finished epoch, and must leave everything as it is."""
+
+    def epoch(self, log: Sequence[Mapping[str, Any]], engine: Engine) -> None:
+        """An epoch is over: its record is the last of the log."""
+
+    def close(self, log: Sequence[Mapping[str, Any]], engine: Engine) -> None:
+        """The loop is over."""
 
 
 class DeadFoldError(RuntimeError):
@@ -50,6 +61,8 @@ class Loop:
     batches, validation   series of training and validation batches, standing where `progress` does
     save          writes the state, given the states of torch's generators
     random, set_random   read and put back the states of torch's generators
+    facts         of each label, by its name, for the causes of alarms
+    observers     are shown every finished epoch
     """
 
     engine: Engine
@@ -65,6 +78,8 @@ class Loop:
     log_file: Path
     curves: Curves
     save_every_seconds: float
+    facts: Mapping[str, LabelFacts]
+    observers: Sequence[Observer] = ()
     _base: float = field(default=0.0, init=False)
     _now: float = field(default=0.0, init=False)
     _pending: StepResult | None = field(default=None, init=False)
@@ -74,6 +89,10 @@ class Loop:
     _epoch_began: float = field(default=0.0, init=False)
     _epoch_steps: int = field(default=0, init=False)
     _validation_seconds: float = field(default=0.0, init=False)
+
+    @property
+    def _uninformed(self) -> float:
+        return uninformed_loss(self.engine.labels)
 
     def run(self, *, began: float) -> None:
         """Trains to the end of the schedule; the clock counts from `began` (time.monotonic()).
@@ -135,6 +154,8 @@ class Loop:
         return position(left, step=p.step, elapsed=self._now - p.attempt_start)
 
     def _over(self) -> bool:
+        if self.progress.fall_from is not None and plateau.fallen(self.progress, self._position()) >= 1:
+            return True
         if self.training.seconds is None:
             return self.progress.step >= self.training.epochs * self.training.iterations
         # The step after this and the last validation shall still fit.
@@ -145,7 +166,7 @@ class Loop:
         p, now = self.progress, time.perf_counter()
         images, labels = self.batches.next(self.interruption.check)
         self.engine.shares.add("waiting", now)
-        rate = learning_rate(self.training, self._position(), factor=RESTART_FACTOR ** (p.attempt - 1))
+        rate = self._rate()
         result = self._train(images, labels, rate)
         if p.step_in_epoch == 0:
             p.first_rate = rate
@@ -159,8 +180,32 @@ class Loop:
         if self.engine.device.type != "cuda":
             self._settle()
         self._tell_step(self._last_loss)
-        if reason := dead(p, []):
+        if reason := dead(p, [], uninformed=self._uninformed):
             raise DeadFoldError(reason)
+
+    def _rate(self) -> float:
+        """The learning rate of the next step."""
+        p, t, factor = self.progress, self._position(), RESTART_FACTOR ** (self.progress.attempt - 1)
+        if self.training.schedule != "plateau":
+            return learning_rate(self.training, t, factor=factor)
+        if p.fall_from is None and plateau.must_fall(t):
+            plateau.begin_fall(p, t)
+            self.watch({"event": "note", "message": "The limit is near: the learning rate falls to zero from here on"})
+        return plateau.rate(self.training, p, t, factor=factor)
+
+    def _look_ahead(self, attempt: Sequence[Mapping[str, Any]]) -> None:
+        """Lets the rate of a "plateau" run fall once more training promises nothing."""
+        p = self.progress
+        found = plateau.converged(attempt)
+        if found is None or p.fall_from is not None:
+            return
+        plateau.begin_fall(p, self._position())
+        each = (self._elapsed() - p.attempt_start) / p.step
+        message = (
+            f"Another {duration_text(found.steps * each)} would bring {found} Dice: converged. "
+            f"The learning rate falls to zero within {duration_text(plateau.FALL_SHARE * p.step * each)}, then training ends"
+        )
+        self.watch({"event": "note", "message": message})
 
     def _train(self, images: Tensor, labels: Tensor, rate: float) -> StepResult:
         """One step. Where memory runs out, the batch is worked on in smaller parts from then on."""
@@ -237,10 +282,12 @@ class Loop:
             "part": self.engine.part,
         }
         attempt = [*(past for past in p.log if past["attempt"] == p.attempt), record]
-        record["alarms"] = new_alarms(attempt)
+        record["alarms"] = new_alarms(attempt, self.facts, batch_size=self.engine.batch_size)
         record["timing"] = self._timing(trained)
+        if self.training.schedule == "plateau":
+            self._look_ahead(attempt)
         self._close_epoch(record)
-        if p.attempt == 1 and (reason := dead(p, attempt)):
+        if p.attempt == 1 and (reason := dead(p, attempt, uninformed=self._uninformed)):
             raise DeadFoldError(reason)
 
     def _close_epoch(self, record: dict[str, Any]) -> None:
@@ -257,6 +304,8 @@ class Loop:
         self.watch({"event": "epoch", **record, "eta_seconds": self._eta()})
         for message in record["alarms"]:
             self.watch({"event": "alarm", "message": f"Epoch {record['epoch']}: {message}"})
+        for observer in self.observers:
+            observer.epoch(p.log, self.engine)
 
     def _validate(self) -> tuple[float | None, dict[str, float | None]]:
         """Loss and pseudo-Dice per label over the next validation batches."""

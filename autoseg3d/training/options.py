@@ -90,7 +90,11 @@ def recipe(training: TrainingPlan, options: TrainOptions, *, start_from: str | N
     wishes: dict[str, object] = {name: getattr(options, name) for name in names}
     wishes |= {"start_from": start_from, "schedule": "plateau" if options.until_converged else None}
     update = {name: value for name, value in wishes.items() if value is not None}
-    return training.model_copy(update={**update, "seconds": seconds})
+    made = training.model_copy(update={**update, "seconds": seconds})
+    if made.freeze == "encoder" and made.start_from is None:
+        remedy = "Name the model to start from with --from, or leave --freeze away"
+        raise UsageError("there is nothing to freeze: the encoder has learnt nothing yet", field="freeze", remedy=remedy)
+    return made
 
 
 class FoldResult(Contract):

@@ -15,20 +15,23 @@ from torch import Tensor
 
 from autoseg3d.allocator import keeping_freed_pages
 from autoseg3d.errors import ModelError, UsageError
+from autoseg3d.files import write_text
 from autoseg3d.patches import CaseReader, PatchSource
 from autoseg3d.training import log
+from autoseg3d.training.alarms import LabelFacts, label_facts, missing_labels
 from autoseg3d.training.curves import Curves
 from autoseg3d.training.engine import Engine
 from autoseg3d.training.folder import FoldFolder, environment_notes
 from autoseg3d.training.interruption import Interruption
 from autoseg3d.training.loading import Batch, Batches
-from autoseg3d.training.loop import RESTART_FACTOR, DeadFoldError, Loop
+from autoseg3d.training.loop import RESTART_FACTOR, DeadFoldError, Loop, Observer
 from autoseg3d.training.memory import fitting_part, halved, memory_errors, out_of_memory, release
 from autoseg3d.training.options import TrainOptions
 from autoseg3d.training.outlook import Trial, check_disk, check_time, count_windows, describe, look_ahead, try_step
 from autoseg3d.training.ranks import Ranks
 from autoseg3d.training.splits import Split
 from autoseg3d.training.state import Environment, Identity, Progress, State, StateRecord, save_state
+from autoseg3d.training.transfer import Start, follow, freeze_encoder
 from planners.epochs import epoch_length
 from planners.plan import Plan, TrainingPlan
 
@@ -45,6 +48,8 @@ class Session:
     environment   what computes
     ranks         the processes that train together, this one among them
     training      the recipe, wishes put in
+    start         finds the trained network to start from, where the recipe names one
+    observers     who is shown every finished epoch
     """
 
     folder: FoldFolder
@@ -60,6 +65,8 @@ class Session:
     interruption: Interruption
     watch: Watch
     ranks: Ranks = field(default_factory=Ranks)
+    start: Callable[[], Start] | None = None
+    observers: tuple[Observer, ...] = ()
     engine: Engine = field(init=False)
     progress: Progress = field(init=False)
     _began: float = field(default=0.0, init=False)
@@ -103,7 +110,12 @@ class Session:
                     raise ModelError(text, file=self.folder.path, code="E_DEAD_FOLD", remedy=remedy) from error
                 rate = self.training.learning_rate * RESTART_FACTOR
                 self._tell("alarm", f"This fold learns nothing: {error}. It begins once more with learning rate {rate:.2g}")
-                kept = {"log": p.log, "total_skipped": p.total_skipped, "step_seconds": p.step_seconds}
+                kept = {
+                    "log": p.log,
+                    "total_skipped": p.total_skipped,
+                    "step_seconds": p.step_seconds,
+                    "forecast_seconds": p.forecast_seconds,
+                }
                 length = {"iterations": p.iterations, "validation_iterations": p.validation_iterations}
                 self._begin(Progress(attempt=2, elapsed=p.elapsed, attempt_start=p.elapsed, **kept, **length))
                 self._began = time.monotonic()
@@ -113,16 +125,27 @@ class Session:
         torch.manual_seed(seed)
         self.progress = progress
         self.engine = self._new_engine(seed)
+        if self.start is not None:
+            self._adopt(self.start())
         if not progress.iterations:
             self._measure()
         if self.ranks.leads:
             log.rewrite(self.folder.log, progress.log)
         self._save("training", random_state(self.device))
 
+    def _adopt(self, start: Start) -> None:
+        loaded = start.adopt(self.engine.network, self.plan, self.configuration)
+        follow(self.engine.average, self.engine.network)
+        self._tell("note", str(loaded))
+        if self.ranks.leads:
+            write_text(self.folder.start_file, loaded.to_json())
+
     def _take_up(self, state: State) -> None:
         for note in (*state.notes, *environment_notes(state.record.environment, self.environment)):
             self._tell("note", note)
         self.progress = Progress.model_validate(state.record.progress)
+        if state.record.phase == "trained" and state.record.training != self.training:
+            self.progress.fall_from = None  # a longer "plateau" run rises again
         self.engine = self._new_engine(self.training.seed + self.progress.attempt - 1)
         self.engine.restore(state.tensors)
         set_random_state(state.tensors, self.device)
@@ -137,9 +160,10 @@ class Session:
         engine = Engine(self.plan, self.configuration, self.training, device=self.device, precision=precision, seed=seed, ranks=ranks)
         # Several processes may have another share each; a part never is more than the share.
         engine.part = min(self.progress.part or engine.share, engine.share)
-        if self.device.type == "cuda":
-            return engine  # steps are short there, and hooks would keep the network from being compiled
-        self.interruption.watch(engine.network)
+        if self.device.type != "cuda":  # steps are short there, and hooks would keep the network from being compiled
+            self.interruption.watch(engine.network)
+        if self.training.freeze == "encoder":
+            freeze_encoder(engine.network)
         return engine
 
     def _source(self, *, validation: bool) -> PatchSource:
@@ -174,10 +198,17 @@ class Session:
         held_out = self.split.validation if self.options.validate_cases else ()
         windows = count_windows(self.store, held_out, chosen, self.plan.mirror_axes)
         outlook = look_ahead(self.engine, self.training, trial, length, windows=windows)
+        p.forecast_seconds = outlook.loop_seconds + outlook.cases_seconds
         check_disk(self.folder.path, outlook.disk_bytes)
         self.watch({"event": "forecast", **outlook.facts(), "message": outlook.sentence()})
+        for alarm in missing_labels(self._facts):
+            self._tell("alarm", alarm)
         if warning := check_time(self.training, outlook):
             self._tell("alarm", warning)
+
+    @functools.cached_property
+    def _facts(self) -> dict[str, LabelFacts]:
+        return label_facts(self.store, self.split.train, self.plan.labels, foreground_fraction=self.training.foreground_fraction)
 
     def _try(self, training: Batch, validation: Batch) -> Trial:
         """The trial step, with a batch in parts where it does not fit into memory at once; all processes agree on its times."""
@@ -228,10 +259,14 @@ class Session:
                 log_file=self.folder.log,
                 curves=Curves(self.folder.curves, title=f"{self.plan.dataset_name}, {self.configuration}, fold {self.identity.fold}"),
                 save_every_seconds=self.options.save_every_seconds,
+                facts=self._facts,
+                observers=self.observers if self.ranks.leads else (),
             )
             loop.run(began=self._began)
         if self.ranks.leads:
             loop.curves.draw(p.log)
+        for observer in loop.observers:
+            observer.close(p.log, self.engine)
 
     def _workers(self) -> int:
         """Processes that prepare batches: on a CPU a thread does, since the network needs the cores itself."""

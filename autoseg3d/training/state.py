@@ -68,7 +68,6 @@ class Progress(BaseModel):
     bad_in_a_row      consecutive skipped steps
     ema               moving average of the pseudo-Dice; best_ema its highest value, at best_epoch
     fall_from, fall_at  step, and share of the limit, from which the rate of a "plateau" run falls; None before it
-    seen              training batches in which each label stood
     log               one record per finished epoch of all attempts
     """
 
@@ -97,7 +96,6 @@ class Progress(BaseModel):
     best_epoch: int | None = None
     fall_from: int | None = None
     fall_at: float = 0.0
-    seen: dict[str, int] = Field(default_factory=dict)
     forecast_seconds: float = 0.0
     log: list[dict[str, Any]] = Field(default_factory=list)
 

@@ -66,6 +66,6 @@ def train(
     run: Run, fold: str = "0", *, configuration: str = "3d_fullres", watch: Any = None, progress: Any = None, **wishes: Any
 ) -> FoldResult:
     """One fold, on the CPU in float32."""
-    options = TrainOptions(**{"device": "cpu", "precision": "fp32", "workers": 0, **wishes})
+    options = TrainOptions(**{"device": "cpu", "precision": "fp32", "workers": 0, "pictures": False, **wishes})
     folder, dataset, plan = run
     return train_fold(folder, dataset, plan, configuration=configuration, fold=fold, options=options, watch=watch, progress=progress)

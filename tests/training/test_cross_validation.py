@@ -18,7 +18,7 @@ from autoseg3d.training import FoldResult, TrainOptions
 from autoseg3d.training.cross_validation import CrossValidation, train_folds
 from autoseg3d.training.side_by_side import FoldFailure, in_processes
 
-SHORT: dict[str, Any] = {"device": "cpu", "precision": "fp32", "workers": 0, "epochs": 1, "iterations": 4, "threads": 1}
+SHORT: dict[str, Any] = {"device": "cpu", "precision": "fp32", "workers": 0, "epochs": 1, "iterations": 4, "threads": 1, "pictures": False}
 
 
 @pytest.fixture(scope="module")
