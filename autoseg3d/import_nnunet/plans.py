@@ -30,7 +30,9 @@ _READERS: dict[str, Orientation] = {
 }
 _ARCHITECTURES = {"PlainConvUNet": "unet", "ResidualEncoderUNet": "resenc"}
 # Values that our networks and resampling have built in; a plan that says otherwise would be predicted wrongly.
-_FIXED_NETWORK = {"conv_bias": True, "dropout_op": None}
+# Dropout is not among them: prediction goes without.
+_FIXED_NETWORK: dict[str, Any] = {"conv_bias": True}
+_FIXED_LAYERS: dict[str, dict[str, Any]] = {"norm_op_kwargs": {"eps": 1e-5, "affine": True}, "nonlin_kwargs": {"negative_slope": 0.01}}
 _FIXED_RESAMPLING = {
     "resampling_fn_data": {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None},
     "resampling_fn_probabilities": {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None},
@@ -155,6 +157,10 @@ def _architecture(entry: Json, name: str) -> tuple[str, Json]:
         for field, wanted in _FIXED_NETWORK.items():
             if table.get(field, wanted) != wanted:
                 raise ModelError("unknown network setting", field=f"{name}.architecture.{field}", wanted=wanted, got=table[field])
+        for field, fixed in _FIXED_LAYERS.items():
+            given = table.get(field) or {}
+            if any(given.get(key, value) != value for key, value in fixed.items()) or given.get("track_running_stats"):
+                raise ModelError("unknown network setting", field=f"{name}.architecture.{field}", wanted=fixed, got=given)
         for field, ending in (("norm_op", "InstanceNorm"), ("nonlin", "LeakyReLU")):
             if ending not in str(table.get(field, ending)):
                 raise ModelError("unknown network setting", field=f"{name}.architecture.{field}", wanted=ending, got=table[field])

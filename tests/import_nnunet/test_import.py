@@ -132,6 +132,8 @@ def _architecture(**changes: Any) -> dict[str, Any]:
         (_architecture(network_class_name="os.system"), "architecture"),
         (_architecture(conv_bias=False), "conv_bias"),
         (_architecture(norm_op="BatchNorm3d"), "norm_op"),
+        (_architecture(norm_op_kwargs={"eps": 1e-3}), "norm_op_kwargs"),
+        (_architecture(nonlin_kwargs={"negative_slope": 0.2}), "nonlin_kwargs"),
     ],
 )
 def test_what_would_be_predicted_differently_is_refused_by_field(tmp_path: Path, change: dict[str, Any], field: str) -> None:
@@ -141,6 +143,12 @@ def test_what_would_be_predicted_differently_is_refused_by_field(tmp_path: Path,
         import_nnunet(model, tmp_path / "out.a3d")
     assert field in str(caught.value)
     assert not (tmp_path / "out.a3d").exists()
+
+
+def test_dropout_changes_nothing_in_prediction() -> None:
+    changed = _architecture(dropout_op="torch.nn.Dropout3d", dropout_op_kwargs={"p": 0.3})
+    made = plans({"3d_fullres": configuration(**changed)})
+    assert translation.read_plan(made, DATASET, configurations=["3d_fullres"], mirror_axes=()).configurations["3d_fullres"]
 
 
 class _Evil:
