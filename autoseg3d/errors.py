@@ -39,6 +39,7 @@ class Autoseg3dError(Exception):
 
     exit_code = 1
     default_code = "E_INTERNAL"
+    default_remedy: str | None = None
 
     def __init__(
         self,
@@ -54,7 +55,7 @@ class Autoseg3dError(Exception):
     ) -> None:
         self.what, self.code = what, code or self.default_code
         self.file, self.case, self.field = file, case, field
-        self.wanted, self.got, self.remedy = wanted, got, remedy
+        self.wanted, self.got, self.remedy = wanted, got, remedy or self.default_remedy
         super().__init__(what)
 
     def __str__(self) -> str:
@@ -101,12 +102,14 @@ class ReadError(DataError):
     """A file is truncated, corrupt or not what its name says."""
 
     default_code = "E_READ"
+    default_remedy = "Copy or export the file again from its source"
 
 
 class GeometryError(DataError):
     """Orientation, spacing or units contradict themselves or each other."""
 
     default_code = "E_GEOMETRY"
+    default_remedy = "Export the scan again from its source"
 
 
 class LabelError(DataError):
