@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types clean
+.PHONY: demo test lint types viewer clean
 
 # The constraints pin every dependency; torch goes first, so that nothing else draws in another build of it.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -25,6 +25,10 @@ types: $(VENV)/installed
 
 test: lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+# The 3D viewer of reports, from npm with its lock file; without it reports have pictures only.
+viewer:
+	cd autoseg3d/report/viewer && npm ci --ignore-scripts --no-audit --no-fund && npm run bundle
 
 clean:
 	rm -rf $(VENV) demo_run .mypy_cache .ruff_cache .pytest_cache
