@@ -2,9 +2,9 @@
 
     python benchmarks/step_forecast.py [--device cpu] [--threads 1]
 
-The speed is measured by the probe that `autoseg3d plan` uses, then every network takes a few steps with AdamW and averaged weights, in
-the precision of training. Times on a CPU are those of an undisturbed step (see `undisturbed`), so that a busy machine does
-not enter. Prints forecast, real and their ratio.
+Before every network the speed is measured anew by the probe that `autoseg3d plan` uses, then the network takes a few steps with AdamW and
+averaged weights, in the precision of training: on a busy machine both meet the same neighbours. Prints forecast, real
+and their ratio.
 """
 
 from __future__ import annotations
@@ -47,8 +47,6 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     keep_freed_pages()
-    speed = measure_speed(chosen.device)
-    sys.stdout.write(f"{speed}\n")
     off = []
     for family, width, spacing, patch, batch, channels, classes in SUBJECTS:
         narrow = family.of_width(width)
@@ -64,11 +62,13 @@ def main() -> None:
             optimizer="adamw",
             averaged=True,
         )
+        speed = measure_speed.__wrapped__(chosen.device)  # not the one it remembers
         forecast = speed.step_seconds(cost.work)
         real = fastest_step(plan, shape, batch=batch, in_channels=channels, num_classes=classes, device=torch.device(chosen.device))
         off.append(abs(forecast / real - 1))
         subject = f"{plan.architecture} {width} features {'×'.join(map(str, shape))} batch {batch}, {channels} channels, {classes} classes"
         sys.stdout.write(f"{subject:70s} forecast {forecast:6.3f} s, real {real:6.3f} s, ratio {forecast / real:.2f}\n")
+        sys.stdout.flush()
     sys.stdout.write(f"off by {statistics.median(off):.0%} (median), {max(off):.0%} (worst)\n")
 
 

@@ -47,7 +47,7 @@ _PROBES = (
 
 
 @cache
-def measure_speed(device: str = "cpu", *, seconds: float = 2.0) -> Speed:
+def measure_speed(device: str = "cpu", *, seconds: float = 1.0) -> Speed:
     """How fast `device` trains, for `Budget.speed`; measured once per process.
 
     Three small U-Nets with deep supervision, Dice and cross-entropy, AdamW and averaged weights: one that is all overhead, one
@@ -56,7 +56,7 @@ def measure_speed(device: str = "cpu", *, seconds: float = 2.0) -> Speed:
 
     Args:
         device: as torch names it; measured with this process's number of threads.
-        seconds: how long to measure, roughly.
+        seconds: how long to measure once the probes are set up, which takes about a second.
 
     Returns:
         The Speed that explains the undisturbed step of each best.

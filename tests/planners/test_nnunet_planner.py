@@ -119,7 +119,7 @@ def test_every_value_has_a_reason(planner):
 
 
 def test_what_cannot_be_planned_is_refused_by_name():
-    with pytest.raises(PlanningError, match="memory_bytes = 10000000"):
+    with pytest.raises(PlanningError, match="memory_bytes = 10 MiB"):
         plan_nnunet(liver(), Budget(memory_bytes=10_000_000), analytic_cost)
     with pytest.raises(PlanningError, match="median_shape = 5 × 5 × 5"):
         plan_nnunet(fingerprint((5, 5, 5)), Budget(), analytic_cost)
