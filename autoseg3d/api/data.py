@@ -74,7 +74,7 @@ def cache(run: Path) -> tuple[CacheUse, ...]:
     ]
     survey = folder.cache / "survey"
     size = sum(path.stat().st_size for path in survey.iterdir()) if survey.is_dir() else 0
-    measured = CacheUse("survey", "what was measured of each case, so that planning again reads changed cases only", None, size, ("plan",))
+    measured = CacheUse("survey", "what was measured of each case", None, size, ("plan",))
     return (*found, measured) if size else tuple(found)
 
 

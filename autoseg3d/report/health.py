@@ -74,7 +74,7 @@ def health_page(survey: Survey, dataset: Dataset, pictures: dict[str, Illustrati
                 "Labels", [_label_table(survey.observations, dataset.labels), Gallery(_label_charts(survey.observations, dataset.labels))]
             ),
             Section(
-                "Pictures", _cards(survey, dataset.labels, pictures, anchors), "Cases named above come first, then others at random places."
+                "Pictures", _cards(survey, dataset.labels, pictures, anchors), "Cases named above come first, then some of the others."
             ),
             Section("All cases", [_case_table(survey.observations)]),
         ]
