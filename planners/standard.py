@@ -20,11 +20,17 @@ from planners.fingerprint import Fingerprint
 from planners.fitting import tracer
 from planners.memory import TracedGauge
 from planners.overrides import NO_OVERRIDES, Overrides
-from planners.plan import Plan
+from planners.plan import Decision, Plan
 from planners.rungs import Rung, ladder, standard_ladder
 from planners.schedule import compute_of, training
 from planners.selection import select
 from planners.sides import mirror_axes
+
+_NO_VNET = (
+    "a residual encoder where memory and time allow 50,000 steps of it, else a plain U-Net; V-Net only where asked for "
+    "(--set architecture=vnet): its 5×5×5 kernels take nearly five times the products of 3×3×3 ones, and no comparison is known in "
+    "which it does better"
+)
 
 
 def plan_standard(fingerprint: Fingerprint, budget: Budget, cost: CostFunction, *, overrides: Overrides = NO_OVERRIDES) -> Plan:
@@ -41,7 +47,11 @@ def plan_standard(fingerprint: Fingerprint, budget: Budget, cost: CostFunction, 
     """
     family = _family_of(overrides)
     rungs = standard_ladder(base=overrides.base_features) if family is None else ladder(family, base=overrides.base_features)
-    return plan_by_cost("standard", rungs, fingerprint, budget, cost, overrides)
+    made = plan_by_cost("standard", rungs, fingerprint, budget, cost, overrides)
+    if family is not None:
+        return made
+    others = Decision(field=f"configurations.{made.configuration()[0]}.network.architecture", rule="three networks", reason=_NO_VNET)
+    return made.model_copy(update={"decisions": (*made.decisions, others)})
 
 
 def _family_of(overrides: Overrides) -> Family | None:

@@ -143,6 +143,13 @@ def test_fixed_spacings():
     assert plan_standard(liver(), GPU, analytic_cost, overrides=low).configurations["3d_lowres"].spacing_mm == (3.0, 3.0, 3.0)
 
 
+def test_the_choice_among_three_networks_is_explained():
+    for budget in (GPU, Budget(memory_bytes=4 * GIB, device="cpu", seconds=1200, speed=TWO_CORES)):
+        plan = plan_standard(liver(), budget, analytic_cost)
+        said = " ".join(d.reason for d in reasons_for(plan, "configurations.3d_fullres.network.architecture"))
+        assert all(name in said for name in ("unet", "resenc", "V-Net"))
+
+
 def test_architectures():
     for name in ("unet", "resenc", "vnet"):
         plan = plan_standard(liver(), GPU, analytic_cost, overrides=Overrides(architecture=name))
