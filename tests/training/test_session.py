@@ -38,7 +38,7 @@ def outcome(folder: Path) -> tuple[dict[str, bytes], list[dict[str, Any]], dict[
     tensors = {name: tensor.numpy().tobytes() for name, tensor in state.tensors.items()}
     lines = [log.untimed(json.loads(line)) for line in (folder / "log.jsonl").read_text().splitlines()]
     assert lines == [log.untimed(record) for record in state.record.progress["log"]]
-    counters = {k: v for k, v in state.record.progress.items() if k not in ("elapsed", "step_seconds", "log")}
+    counters = {k: v for k, v in state.record.progress.items() if k not in ("elapsed", "step_seconds", "forecast_seconds", "log")}
     return tensors, lines, counters
 
 
