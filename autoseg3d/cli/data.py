@@ -21,7 +21,7 @@ Change = Annotated[
 WhatIf = Annotated[
     list[str] | None,
     typer.Option(
-        help="Show another plan beside this one, such as memory=24GB or spacing=1,1,1. May be given several times. Writes nothing."
+        help="Show another plan beside this one, such as memory=24GB or spacing=1,1,1. May be given several times. Writes no plan."
     ),
 ]
 Groups = Annotated[
