@@ -18,6 +18,7 @@ from autoseg3d.errors import UsageError
 from autoseg3d.evaluation.bootstrap import Interval, interval, resampled_means
 from autoseg3d.evaluation.rows import Count, ScoreRow
 from autoseg3d.evaluation.scores import Scores
+from autoseg3d.evaluation.signed_rank import holm, signed_rank_p
 from planners.contract import Contract
 
 Measure = Literal["dice", "iou", "nsd", "lesion_f1", "hd95_mm", "assd_mm", "volume_error_ml"]
@@ -35,7 +36,6 @@ _CONFIDENCE = 0.95
 _RESAMPLES = 10_000
 _ENDS = 5
 _NAMED = 10
-_EXACT_UP_TO = 50
 
 
 class PairedDifference(Contract):
@@ -145,7 +145,7 @@ def compare_scores(a: Scores, b: Scores, *, names: tuple[str, str] = ("A", "B"))
         values = np.array([[_pair(rows_a[c].get(name), rows_b[c].get(name), measure) for name in labels] for c in cases])
         means[measure] = _label_mean(values)
         *rows, last = _paired(measure, (*labels, None), np.concatenate([values, means[measure][:, None]], axis=1))
-        each += _holm(rows)
+        each += _with_holm(rows)
         overall.append(last)
     found = [CaseDifference(case=case, a=x, b=y) for case, (x, y) in zip(cases, means["dice"], strict=True) if not math.isnan(x)]
     return Comparison(
@@ -244,49 +244,14 @@ def _difference(measure: Measure, label: str | None, values: np.ndarray, bounds:
         difference=None if mean_a is None or mean_b is None else float((finite[:, 0] - finite[:, 1]).mean()),
         low=bounds[0],
         high=bounds[1],
-        p=_wilcoxon(values),
+        p=signed_rank_p(values[:, 0], values[:, 1]),
         better=int((order > 0).sum()),
         worse=int((order < 0).sum()),
     )
 
 
-def _wilcoxon(values: np.ndarray) -> float | None:
-    """Of values (cases, 2), equal ones left out (Wilcoxon's own rule): exact, also with ties, up to 50 cases; normal beyond."""
-    from scipy.stats import rankdata, wilcoxon
-
-    unequal = values[values[:, 0] != values[:, 1]]
-    if not len(unequal):
-        return None
-    differences = unequal[:, 0] - unequal[:, 1]
-    beyond = 1 + np.abs(differences[np.isfinite(differences)]).max(initial=0.0)
-    differences = np.clip(differences, -beyond, beyond)
-    if len(differences) > _EXACT_UP_TO:
-        return float(wilcoxon(differences, method="asymptotic").pvalue)
-    return _exact_p(np.round(2 * rankdata(np.abs(differences))).astype(int), differences > 0)
-
-
-def _exact_p(doubled_ranks: np.ndarray, positive: np.ndarray) -> float:
-    """The share of all sign patterns whose sum of positive ranks is as far from its mean; ranks doubled, so that ties are whole."""
-    total = int(doubled_ranks.sum())
-    share = np.zeros(total + 1)
-    share[0] = 1.0
-    for rank in doubled_ranks:
-        share[rank:] = (share[rank:] + share[: total + 1 - rank]) / 2
-        share[:rank] /= 2
-    distance = np.abs(2 * np.arange(total + 1) - total)
-    observed = abs(2 * int(doubled_ranks[positive].sum()) - total)
-    return min(1.0, float(share[distance >= observed].sum()))
-
-
-def _holm(rows: Sequence[PairedDifference]) -> list[PairedDifference]:
-    """The rows with Holm's correction of their p values among each other."""
-    order = sorted((i for i, row in enumerate(rows) if row.p is not None), key=lambda i: rows[i].p or 0.0)
-    corrected: dict[int, float] = {}
-    highest = 0.0
-    for rank, i in enumerate(order):
-        highest = max(highest, min(1.0, (rows[i].p or 0.0) * (len(order) - rank)))
-        corrected[i] = highest
-    return [row.model_copy(update={"p_holm": corrected.get(i)}) for i, row in enumerate(rows)]
+def _with_holm(rows: Sequence[PairedDifference]) -> list[PairedDifference]:
+    return [row.model_copy(update={"p_holm": p}) for row, p in zip(rows, holm([row.p for row in rows]), strict=True)]
 
 
 def _p_value(p: float) -> str:
