@@ -2,7 +2,7 @@
 
 making        make_report: what the folder is, and its page
 run_page      the page of a run; folds, glance, learning, suspicion and hints gather what it says
-batch_page    the page of a batch; batch and remedies likewise
+batch_page    the page of a batch; batch likewise; calibration  of saved probabilities
 illustration  pictures and small volumes of cases, drawn in worker processes; volumes  cropping and coarsening
 health        the page of a dataset that was checked; histogram  its bars
 viewing       the embedded 3D viewer (NiiVue, put into viewer/ when the package is built)

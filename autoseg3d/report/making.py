@@ -25,7 +25,7 @@ NAME = "report.html"
 _SHOWN = 10
 # What the volumes of all viewers of a page may take together, and what one voxel takes: a byte of grey that hardly
 # compresses, a little for the labels, and a third on top for base64.
-_VIEWER_BYTES = 4 * 2**20
+_VIEWER_BYTES = 7 * 2**19
 _BYTES_PER_VOXEL = 1.2
 _FEWEST_VOXELS, _MOST_VOXELS = 30_000, 1_500_000
 
