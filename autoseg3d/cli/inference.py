@@ -24,9 +24,9 @@ def predict(
     ] = None,
     folds: Annotated[str | None, typer.Option(help="Folds to fuse, such as 0,1,4 or full. Default: all that are there.")] = None,
     fast: Annotated[
-        bool, typer.Option("--fast", help="No mirrored copies and wider steps: many times faster, a little less exact.")
+        bool, typer.Option("--fast", help="No mirrored copies and wider steps: many times faster, and labels may change a little.")
     ] = False,
-    best: Annotated[bool, typer.Option("--best", help="Narrower steps and full precision: slower, hardly better.")] = False,
+    best: Annotated[bool, typer.Option("--best", help="Narrower steps and full precision: several times slower.")] = False,
     seconds_per_case: Annotated[
         float | None,
         typer.Option(min=0.1, help="As thorough as fits into this time per scan, by the speed of one window on this machine."),

@@ -15,7 +15,7 @@ from planners.contract import Contract
 
 Preset = Literal["fast", "default", "best"]
 
-# What each preset sets; docs/how-to/predict-faster.md states what it costs and how far its labels agree with the default.
+# What each preset sets; benchmarks/presets.py measures what it costs and how far its labels agree with the default.
 PRESETS: dict[Preset, dict[str, Any]] = {
     "fast": {"mirror": False, "step": 0.75},
     "default": {"mirror": True, "step": 0.5},

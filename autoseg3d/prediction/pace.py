@@ -25,7 +25,7 @@ class Pace:
         return f"{mirrored}, step {self.step:g}" + (f", {self.folds} fold" if self.folds else "")
 
 
-# From the most thorough to the fastest, in the order of their agreement with the first, as measured.
+# From the most thorough to the fastest.
 PACES = (Pace(True, 0.5), Pace(False, 0.5), Pace(False, 0.75), Pace(False, 0.75, folds=1))
 
 
