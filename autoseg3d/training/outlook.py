@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,14 +82,9 @@ def try_step(engine: Engine, training: Batch, validation: Batch) -> Trial:
     """Times a step and a validation batch without changing weights, optimiser or generators."""
     generators = torch.get_rng_state()
     buffers = [buffer.clone() for buffer in engine.network.buffers()]
-    seconds = _timed(engine, training)
-    if seconds < _LONG_STEP_SECONDS:
-        # The fastest: what slows the others is somebody else's work, or memory that is touched for the first time.
-        seconds = min(_timed(engine, training) for _ in range(3 if seconds < _SHORT_STEP_SECONDS else 1))
-    engine.evaluate(*validation)
-    start = time.perf_counter()
-    float(engine.evaluate(*validation)[0])  # waits for the device
-    evaluated = time.perf_counter() - start
+    # Turning a result into a number waits for the device.
+    seconds = _fastest(lambda: float(engine.gradients(*training)))
+    evaluated = _fastest(lambda: float(engine.evaluate(*validation)[0]))
     engine.optimizer.zero_grad(set_to_none=True)
     torch.set_rng_state(generators)
     for buffer, before in zip(engine.network.buffers(), buffers, strict=True):
@@ -97,9 +92,17 @@ def try_step(engine: Engine, training: Batch, validation: Batch) -> Trial:
     return Trial(seconds, evaluated, memory_in_use(engine.device))
 
 
-def _timed(engine: Engine, batch: Batch) -> float:
+def _fastest(work: Callable[[], float]) -> float:
+    """Seconds of the fastest try: what slows the others is somebody else's work, or memory that is touched for the first time."""
+    first = _timed(work)
+    if first >= _LONG_STEP_SECONDS:
+        return first
+    return min(_timed(work) for _ in range(3 if first < _SHORT_STEP_SECONDS else 1))
+
+
+def _timed(work: Callable[[], float]) -> float:
     start = time.perf_counter()
-    float(engine.gradients(*batch))  # waits for the device
+    work()
     return time.perf_counter() - start
 
 
