@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import tempfile
 import time
@@ -88,8 +89,12 @@ def compare_gradients(options: argparse.Namespace) -> None:
     print(f"with plain convolutions {plain_caught} of {len(rows)} geometries had layers more than {_SAME} times beyond")
 
 
-def geometries(file: Path, width: int) -> Iterator[tuple[str, tuple[int, int, int], int, NetworkPlan]]:
-    """(name, patch, classes, network) of every geometry in the file, once each."""
+def geometries(file: Path, width: int) -> list[tuple[str, tuple[int, int, int], int, NetworkPlan]]:
+    """(name, patch, classes, network) of every geometry in the file, once each, small patches first."""
+    return sorted(_geometries(file, width), key=lambda found: math.prod(found[1]))
+
+
+def _geometries(file: Path, width: int) -> Iterator[tuple[str, tuple[int, int, int], int, NetworkPlan]]:
     seen = set()
     for number, pair in enumerate(json.loads(file.read_text())["pairs"]):
         classes = min(len(pair["dataset"]["labels"]), 8)

@@ -26,10 +26,12 @@ import torch
 
 from autoseg3d import api
 from autoseg3d.api.planning import PlanWishes
-from autoseg3d.training import TrainOptions
+from autoseg3d.training import TrainOptions, fold
 from autoseg3d.training.log import untimed
 from autoseg3d.training.state import load_state
 
+# Loaded before the first fork, so that a sitting is little but training.
+_LOADED = fold
 _CHANGES = ("base_features=8", "3d_fullres.patch_size=24,32,24", "3d_fullres.batch_size=2")
 _TIMED = ("elapsed", "step_seconds", "forecast_seconds", "log")
 
@@ -111,6 +113,8 @@ def _killed(run: Path, options: argparse.Namespace, moment: float) -> int | None
         time.sleep(0.001)
     process.kill()
     process.join()
+    if process.exitcode not in (0, -signal.SIGKILL):
+        raise RuntimeError(f"training ended with {process.exitcode}")
     if process.exitcode != -signal.SIGKILL:
         return None
     state = load_state(states)

@@ -55,7 +55,8 @@ def main() -> None:
     theirs = [str(options.nnunet_python), str(script), str(_ID), _CONFIGURATION, str(options.steps), str(options.warm_up)]
     for name, extra in (("nnU-Net", {}), ("nnU-Net, freed pages kept", _KEEPING)):
         # In pairs: three trainings at once may not fit into memory.
-        sides = [Side("ours", [sys.executable, *sys.argv, "--ours"], {}), Side(name, theirs, {**environment, **extra})]
+        # nnU-Net first: it makes the splits that we follow.
+        sides = [Side(name, theirs, {**environment, **extra}), Side("ours", [sys.executable, *sys.argv, "--ours"], {})]
         for side in sides:
             side.start()
         for _ in range(options.rounds):
@@ -63,7 +64,7 @@ def main() -> None:
                 side.turn()
         for side in sides:
             side.end()
-        report(*sides)
+        report(sides[1], sides[0])
 
 
 @dataclass

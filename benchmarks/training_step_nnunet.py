@@ -26,6 +26,7 @@ def main() -> None:
     sys.stdout = sys.stderr  # the trainer talks
     folder = Path(nnUNet_preprocessed) / maybe_convert_to_dataset_name(dataset)
     description, plans = load_json(str(folder / "dataset.json")), load_json(str(folder / "nnUNetPlans.json"))
+    plans["continue_training"] = False  # the entry point of its command line puts it there
     trainer = nnUNetTrainer(plans, configuration, 0, description, device=torch.device("cpu"))
     trainer.on_train_start()
     trainer.on_epoch_start()
