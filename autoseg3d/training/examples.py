@@ -65,7 +65,8 @@ class Examples:
         table = self._plan.labels
         # Slices of a slicewise network are the samples of a batch.
         samples = image[None] if not self._configuration.slicewise else image.swapaxes(0, 1)[:, :, None]
-        logits = engine.logits(torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32)))
+        # Of a network that has come to grief every logit is NaN, and that shall be seen, not stop the run.
+        logits = engine.logits(torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))).nan_to_num()
         codes = torch.stack([winners(one, regions=table.has_regions) for one in logits]).numpy()
         found = np.take(paint_table(table, np.dtype(np.uint16)), codes).reshape(shape)
         inside = tuple(slice(0, min(n, whole - first)) for n, whole, first in zip(shape, self._store.shape(self._case), start, strict=True))

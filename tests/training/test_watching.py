@@ -66,6 +66,17 @@ def test_a_working_voxel_lies_where_resizing_put_it(run: Run) -> None:
     np.testing.assert_allclose(geometry.matrix @ (9.5, 9.5, 9.5, 1), turned.matrix @ (19.5, 19.5, 19.5, 1), atol=1e-9)
 
 
+def test_a_network_that_has_come_to_grief_can_be_drawn(run: Run, tmp_path: Path) -> None:
+    folder, dataset, plan = run
+    store = prepare(dataset, plan, NAME, folder / "cache")
+    engine = engine_of(plan)
+    for parameter in engine.evaluated.parameters():
+        parameter.data.fill_(torch.nan)
+    picture = Examples(tmp_path, store, store.ids[0], plan, NAME).picture(engine)
+    assert picture.prediction is not None
+    assert not picture.prediction.any()
+
+
 def test_watching_changes_nothing_and_leaves_its_files(run: Run, raw: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboardX")
     watched = train(run, epochs=2, iterations=3, pictures=True, tensorboard=True)
