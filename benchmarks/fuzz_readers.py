@@ -340,6 +340,8 @@ def _nifti_field(data: bytearray, rng: np.random.Generator, *, version: int) -> 
 def _odd_number(data: bytearray, place: int, rng: np.random.Generator, order: str, size: int, *, kind: str | None = None) -> None:
     kind = kind or str(rng.choice(["i4", "f4"]))
     dtype = np.dtype(order + kind)
+    if place + size > len(data):  # the voxels of a pair
+        return
     old = np.frombuffer(bytes(data[place : place + size]), dtype)[0]
     with np.errstate(all="ignore"):
         if dtype.kind == "f":
