@@ -31,8 +31,8 @@ from planners.fingerprint import CaseFingerprint, Fingerprint, IntensityStatisti
 from planners.labels import Label, LabelTable
 from planners.plan import Configuration, NetworkPlan, Plan, Stage
 
-SHAPE = (40, 56, 48)
-OPTIONS = PredictOptions(device="cpu", precision="fp32", save_probabilities=True, uncertainty=True)
+SHAPE = (28, 40, 32)
+OPTIONS = PredictOptions(device="cpu", precision="fp32", save_probabilities=True, uncertainty=True, mirror=False)
 
 
 def make(folder: Path, scans: int) -> None:
@@ -81,7 +81,7 @@ def make(folder: Path, scans: int) -> None:
                 parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
         add_fold(folder / "model", configuration="3d_fullres", fold=fold, weights=network.state_dict(), scores={})
     for i in range(scans):
-        coarse = torch.randn((1, 1, 10, 14, 12), generator=torch.Generator().manual_seed(i))
+        coarse = torch.randn((1, 1, 7, 10, 8), generator=torch.Generator().manual_seed(i))
         image = nn.functional.interpolate(coarse, size=SHAPE, mode="trilinear")[0, 0].numpy()
         write_image(folder / "scans" / f"scan_{i}.nii.gz", image, Geometry.from_affine(SHAPE, np.eye(4)))
 
