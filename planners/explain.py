@@ -78,7 +78,9 @@ def triple_text(values: Iterable[float]) -> str:
 
 
 def bytes_text(count: float) -> str:
-    """Bytes as GiB, or MiB below one GiB."""
+    """Bytes as GiB, as MiB below one GiB, as KiB below one MiB."""
+    if count < 1024**2:
+        return f"{count / 1024:.0f} KiB"
     return f"{count / 1024**3:.2f} GiB" if count >= 1024**3 else f"{count / 1024**2:.0f} MiB"
 
 

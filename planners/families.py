@@ -22,10 +22,9 @@ Block = Literal["plain", "residual", "vnet"]
 
 @dataclass(frozen=True)
 class Layer:
-    """One convolution: its weights, its multiply-adds for one patch, and those that are computed, with channels filled up."""
+    """One convolution: its weights, and its products for one patch as they are computed, with channels filled up."""
 
     weights: int
-    multiply_adds: int
     computed: int
 
 
@@ -101,7 +100,7 @@ class Family:
             taps, here, out = math.prod(topology.kernels[stage]), widths[stage], wider * widths[stage]
             below = widths[stage + 1] * (wider if stage + 2 < topology.stages else 1)
             weights, computed = below * here * math.prod(topology.strides[stage + 1]), filled(below, here) * voxels[stage]
-            yield Layer(weights, below * here * voxels[stage], computed)
+            yield Layer(weights, computed)
             yield from _convolution(taps, 2 * here, out, voxels[stage])
             for _ in range(blocks - 1):
                 yield from _convolution(taps, out, out, voxels[stage])
@@ -129,10 +128,6 @@ class Family:
     def parameters(self, topology: Topology, in_channels: int, num_classes: int) -> int:
         """Weights of all convolutions."""
         return _parameters(self, topology.strides, topology.kernels, in_channels, num_classes)
-
-    def forward_flops(self, topology: Topology, in_channels: int, num_classes: int) -> int:
-        """Floating-point operations of one patch's forward pass; a multiply-add counts two."""
-        return 2 * sum(layer.multiply_adds for layer in self.layers(topology, in_channels, num_classes))
 
     def step_flops(self, topology: Topology, in_channels: int, num_classes: int) -> int:
         """Of a training step on one patch, as computed: the backward pass takes two products of the forward pass's size."""
@@ -191,7 +186,7 @@ def _parameters(family: Family, strides: tuple[Extent, ...], kernels: tuple[Exte
 
 
 def _convolution(taps: int, inputs: int, outputs: int, voxels: int) -> Iterator[Layer]:
-    yield Layer(taps * inputs * outputs, taps * inputs * outputs * voxels, taps * filled(inputs, outputs) * voxels)
+    yield Layer(taps * inputs * outputs, taps * filled(inputs, outputs) * voxels)
 
 
 def lift(extent: Extent) -> Triple:

@@ -96,7 +96,11 @@ def _forecast(made: Forecast) -> tuple[Line, ...]:
             f"{length.iterations} steps and {length.validation_iterations} batches of validation",
         ),
         ("a fold", duration_text(made.fold_seconds), loop),
-        (f"all {made.folds} folds", duration_text(made.folds * made.fold_seconds), "one after the other, as train --fold all does"),
+        (
+            f"all {made.folds} folds" if made.folds > 1 else "the only fold",
+            duration_text(made.folds * made.fold_seconds),
+            "one after the other",
+        ),
         ("memory", bytes_text(cost.training_bytes), memory),
         ("disk", bytes_text(made.cache_bytes), "prepared cases, in RUN/cache; may be deleted after training"),
     )
