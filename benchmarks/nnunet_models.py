@@ -49,8 +49,9 @@ def fit(network: torch.nn.Module, spec: dict[str, Any], image: np.ndarray, label
             x, y = x.squeeze(2), y.squeeze(-3)
         logits = network(x)
         logits = logits[0] if isinstance(logits, (tuple, list)) else logits
-        loss = torch.nn.functional.cross_entropy(logits, y)
-        if spec["regions_class_order"] is not None:
+        if spec["regions_class_order"] is None:
+            loss = torch.nn.functional.cross_entropy(logits, y)
+        else:
             loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, y.float())
         optimizer.zero_grad()
         loss.backward()
@@ -106,6 +107,7 @@ def predict(job: dict[str, Any]) -> None:
     )
     folds = ["all" if fold == "fold_all" else int(fold.removeprefix("fold_")) for fold in spec["folds"]]
     predictor.initialize_from_trained_model_folder(job["model"], folds, "checkpoint_final.pth")
+    Path(job["out"]).mkdir(parents=True, exist_ok=True)
     predictor.predict_from_files_sequential(job["scans"], job["out"], False, True, job["before"])
 
 

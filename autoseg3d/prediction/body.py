@@ -1,8 +1,8 @@
 """Leaving out the air around a body: only the windows of a box around it are computed, everything outside is background.
 
-A preset for CT, where half of a scan may be air and table. Networks see less air around the body than in training, so labels
-may change a little; docs/how-to/predict-faster.md states how far they agree. Where a label reaches a face of the box that is
-not a face of the scan, the case is noted.
+A choice for CT, where half of a scan may be air and table. Networks see less air around the body than in training, so labels
+may change a little: benchmarks/body_crop.py measures how far they agree, and how much faster it is, for a model and its scans.
+Where a label reaches a face of the box that is not a face of the scan, the case is noted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from planners.contract import Triple
 Range = tuple[int, int]
 Crop = Literal["none", "body"]
 
-# Around the body, as a share of the patch; see benchmarks/body_crop.py for what it buys.
+# Around the body, as a share of the patch; benchmarks/body_crop.py tries others.
 MARGIN = 0.125
 # The body is looked for on every so many voxels per axis.
 _STRIDE = 3
