@@ -119,11 +119,11 @@ def test_a_page_is_never_wider_than_the_screen(browser: Any, pages: dict[str, Pa
 
 def test_paper_shows_what_the_screen_folds_away(browser: Any, pages: dict[str, Path]) -> None:
     opened(browser, pages["run"])
-    height = "return document.querySelector('details:not([open]) img').getBoundingClientRect().height"
-    assert browser.execute_script(height) == 0
+    visible = "return document.querySelector('details:not([open]) img').checkVisibility()"
+    assert not browser.execute_script(visible)
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     try:
-        until(lambda: browser.execute_script(height) > 50)
+        assert browser.execute_script(visible)
         shown = "return [...document.querySelectorAll('.viewer, nav')].filter(e => e.getBoundingClientRect().height > 0).length"
         assert browser.execute_script(shown) == 0
     finally:
