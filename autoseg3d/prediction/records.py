@@ -143,7 +143,8 @@ class CaseResult:
     def reasons(self) -> tuple[str, ...]:
         """Why a person should look: the failure, or one sentence per flag."""
         if self.status == "failed":
-            return (f"{self.code}: {self.cause}",)
+            cause = self.cause or ""
+            return (cause if cause.startswith(f"{self.code}:") else f"{self.code}: {cause}",)
         return tuple(f"{flag.code}: {flag.reason}" for flag in self.flags)
 
     def as_row(self) -> dict[str, Any]:
