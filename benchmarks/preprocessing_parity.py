@@ -170,9 +170,8 @@ def compare_whole_runs(dataset: Path, theirs: NnunetSide, repeats: int) -> None:
     """Races both commands of each step from start to end, each in a process of its own, nothing cached, in turn."""
     ours = [sys.executable, __file__, str(theirs.out), str(dataset), "--configuration", theirs.configuration]
     scratch = theirs.folder / "scratch"
-    race(
-        "fingerprint", theirs.command("nnUNetv2_extract_fingerprint", "--clean"), [*ours, "--survey"], theirs.environment, scratch, repeats
-    )
+    check = [sys.executable, "-m", "autoseg3d", "check", str(dataset), "--workers", str(_PROCESSES)]
+    race("fingerprint", theirs.command("nnUNetv2_extract_fingerprint", "--clean"), check, theirs.environment, scratch, repeats)
     race(
         "preprocessing",
         theirs.command("nnUNetv2_preprocess", "-c", theirs.configuration),
