@@ -35,6 +35,7 @@ from autoseg3d.prediction.records import (
     failure,
     finished,
     key_of,
+    model_key,
     peak_bytes,
     write_results,
 )
@@ -97,7 +98,7 @@ class _Batch:
     def __init__(self, members: Sequence[Member], options: PredictOptions, out: Path, *, total: int) -> None:
         self.members, self.options, self.out, self.total = members, options, out, total
         self.results: list[CaseResult] = []
-        self._models = [f"{member.package.sha256} {member.configuration} {','.join(member.folds)}" for member in members]
+        self._models = [model_key(member.package.sha256, member.configuration, member.folds) for member in members]
         self._reader = Reader(out, options.geometry)
         self._work: CaseWork | None = None
         self._earlier: CaseRecord | None = None  # of the first scan that an earlier run finished

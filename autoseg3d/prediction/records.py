@@ -208,6 +208,11 @@ def hash_inputs(scan: CaseFiles) -> dict[str, str]:
     return found
 
 
+def model_key(sha256: str, configuration: str, folds: Sequence[str]) -> str:
+    """One model of a prediction in the words of `key_of`."""
+    return f"{sha256} {configuration} {','.join(folds)}"
+
+
 def key_of(inputs: dict[str, str], models: Sequence[str], options: dict[str, Any]) -> str:
     """Hash of all that an output depends on."""
     content = readable_json({"inputs": dict(sorted(inputs.items())), "models": list(models), "options": options})

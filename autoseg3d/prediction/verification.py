@@ -22,7 +22,7 @@ from autoseg3d.io import CaseFiles, find_scans, read_volume
 from autoseg3d.package import ModelPackage, open_package
 from autoseg3d.prediction.batch import predict_scans
 from autoseg3d.prediction.options import PredictOptions
-from autoseg3d.prediction.records import RESULTS_JSON, CaseRecord, ModelRecord, hash_inputs, key_of
+from autoseg3d.prediction.records import RESULTS_JSON, CaseRecord, ModelRecord, hash_inputs, key_of, model_key
 
 State = Literal["equal", "different", "missing", "not checked"]
 
@@ -107,7 +107,7 @@ def _verify(path: Path, known: _Known, *, predict: bool) -> Iterator[Check]:
 
 def _itself(record: CaseRecord) -> tuple[State, str]:
     """Whether the record's key is that of the inputs, models and options which it states."""
-    models = [f"{model.sha256} {model.configuration} {','.join(model.folds)}" for model in record.models]
+    models = [model_key(model.sha256, model.configuration, model.folds) for model in record.models]
     try:
         key = key_of(record.inputs, models, PredictOptions.model_validate(record.options).relevant())
     except ValidationError:
