@@ -120,6 +120,40 @@ def test_a_trace_of_six_stages_is_quick() -> None:
     assert traced.parameters == pytest.approx(31.2e6, rel=0.01)
 
 
+def test_a_trace_does_not_import_torchs_compiler(repository_root: Path) -> None:
+    """It takes a second, a fifth of planning."""
+    program = (
+        "import sys, torch\nfrom network_plans import kinds\nfrom autoseg3d.cost import trace_cost\n"
+        "for patch, plan in (kind for architecture in ('unet', 'resenc') for kind in kinds(architecture).values()):\n"
+        "    trace_cost(plan, patch_size=patch, batch_size=2, in_channels=2, num_classes=3, device='cpu', dtype=torch.bfloat16)\n"
+        "print('torch._dynamo' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", program], cwd=repository_root / "tests", capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
+
+
+def test_operations_without_numbers_have_the_types_and_shapes_of_real_ones() -> None:
+    """The short ways of a trace, each against the same operation on real tensors."""
+    ways = (
+        lambda x, y: torch.cat((x, y), 1),
+        lambda x, y: torch.stack((x, y), 1),
+        lambda x, y: x + y.long(),
+        lambda x, y: x[:, :1] * y,
+        lambda x, y: (x > 0) & (y > 0),
+        lambda x, y: x.bfloat16().clamp_(min=0),
+        lambda x, y: torch.where(x > 0, x, 0.0),
+        lambda x, y: x.bfloat16().log_softmax(1, dtype=torch.float32),
+        lambda x, y: x.bfloat16().log_softmax(1),
+        lambda x, y: x.mean(),
+        lambda x, y: x.clone().add_(y[:, :1]),
+    )
+    x, y = torch.randn(2, 3, 4, 5, 6), torch.randn(2, 3, 4, 5, 6)
+    for way in ways:
+        with LiveBytes([], reorder=0):
+            played = way(x.to("meta"), y.to("meta"))
+        assert (played.shape, played.dtype) == (way(x, y).shape, way(x, y).dtype)
+
+
 def test_many_classes_are_traced_as_well() -> None:
     plan = network_plan("unet", [4, 8, 8])
     few, many = (trace_cost(plan, patch_size=(16, 16, 16), batch_size=2, in_channels=1, num_classes=n, device="cpu") for n in (2, 60))

@@ -191,7 +191,11 @@ def _replanned(fingerprint: Fingerprint, wishes: PlanWishes, *, looking: bool) -
     """The plan under the wishes' changes, and the budget that they left; wrong wishes are told before the machine is measured."""
     planner = _planner(wishes)[1]
     with _planning_errors():
-        change = parse_change(wishes.changes, _budget(wishes, looking=looking))
+        change = parse_change(wishes.changes, _budget(wishes, looking=False))
+        if looking and change.budget.memory_bytes is not None:
+            replan(planner, fingerprint, _cost(), change)
+        if looking:
+            change = parse_change(wishes.changes, _budget(wishes, looking=True))
         made = replan(planner, fingerprint, _cost(), change)
     return made.model_copy(update={"fingerprint_hash": fingerprint.content_hash()}), change.budget
 

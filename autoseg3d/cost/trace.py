@@ -47,13 +47,39 @@ def _norm_backward(grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: 
     return tuple(torch.empty_like(y) if y is not None and wanted else None for y, wanted in zip(results, sizes[-1], strict=True))
 
 
-# torch works these out on the meta device by dozens of smaller operations, which took most of a trace's time.
-_SHORTCUTS = {
+def _cat(tensors: list[Tensor], dim: int = 0) -> Tensor:
+    shape = list(tensors[0].shape)
+    shape[dim] = sum(tensor.shape[dim] for tensor in tensors)
+    return tensors[0].new_empty(shape)
+
+
+# torch works these out on the meta device by dozens of smaller operations, which took most of a trace's time, or imports its
+# compiler for them, which takes a second.
+_SHORTCUTS: dict[Any, Callable[..., Any]] = {
+    torch.ops.aten.cat.default: _cat,
+    torch.ops.aten.stack.default: lambda tensors, axis=0: _cat([tensor.unsqueeze(axis) for tensor in tensors], axis),
+    torch.ops.aten.mean.default: lambda x: x.new_empty(()),
     torch.ops.aten.native_group_norm.default: _norm,
     torch.ops.aten.native_group_norm_backward.default: _norm_backward,
     torch.ops.aten.leaky_relu_.default: lambda x, *rest: x,
     torch.ops.aten.leaky_relu_backward.default: lambda grad, *rest: torch.empty_like(grad),
+    torch.ops.aten._log_softmax.default: lambda x, _, wider: torch.empty_like(x, dtype=torch.float32 if wider else None),
 }
+
+
+def _played(func: Any, args: Any, kwargs: Any) -> Any:
+    """The result of an operation on meta tensors, the short way where there is one."""
+    if (shortcut := _SHORTCUTS.get(func)) is not None:
+        return shortcut(*args, **kwargs)
+    if torch.Tag.pointwise not in func.tags or "device" in kwargs:
+        return func(*args, **kwargs)
+    if func._schema.is_mutable:
+        return kwargs.get("out", args[0])
+    # One real value tells the type of the result.
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    one_args, one_kwargs = tree_map_only(Tensor, lambda x: torch.ones((1,) * x.ndim, dtype=x.dtype), (args, kwargs))
+    shape = torch.broadcast_shapes(*(tensor.shape for tensor in tensors))  # type: ignore[no-untyped-call]
+    return tree_map_only(Tensor, lambda one: tensors[0].new_empty(shape, dtype=one.dtype), func(*one_args, **one_kwargs))
 
 
 @dataclass(frozen=True)
@@ -91,7 +117,8 @@ def trace(
         reorder: working memory of a convolution, as a share of the bytes it reads and writes.
     """
     with torch.device("meta"):
-        module = build(network, in_channels, num_classes)
+        with Unfilled():
+            module = build(network, in_channels, num_classes)
         image = torch.empty(batch_size, in_channels, *patch_size)
         target = torch.empty(batch_size, *patch_size, dtype=torch.int16)
     outputs = len(network.stages) - 1 if network.deep_supervision else 1
@@ -171,6 +198,14 @@ class Autocast(TorchFunctionMode):
         return self._weights[id(tensor)]
 
 
+class Unfilled(TorchFunctionMode):
+    """Builds networks on the meta device without their random numbers, for which torch would import its compiler."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Calls the function, unless it would fill a tensor."""
+        return args[0] if func in (torch.Tensor.normal_, torch.Tensor.uniform_) else func(*args, **(kwargs or {}))
+
+
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows the bytes of all storages that are born while it is active.
 
@@ -185,6 +220,11 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         moved: bytes that operations have read and written so far.
     """
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled while a step is played; torch would import its compiler for nothing, which takes a second."""
+        return False
+
     def __init__(self, state: list[Tensor], *, reorder: float) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.reorder = reorder
@@ -194,7 +234,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs the operation and counts what it made."""
         kwargs = kwargs or {}
-        result = _SHORTCUTS.get(func, func)(*args, **kwargs)
+        result = _played(func, args, kwargs)
         if (count := flop_registry.get(func._overloadpacket)) is not None:
             flops = count(*args, **kwargs, out_val=result)
             self.flops += flops
