@@ -1,6 +1,8 @@
 """The error tree: exit codes, readable text, and the way across process boundaries."""
 
 import pickle
+import re
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +18,13 @@ def test_every_error_has_a_stable_code_and_a_documented_exit_code(kind: type[err
     assert kind.default_code.startswith("E_")
     assert kind.__name__ in (errors.__doc__ or "")
     assert kind.exit_code in {1, 2, 3, 4}
+
+
+def test_every_code_in_the_source_stands_in_the_reference(repository_root: Path) -> None:
+    text = (repository_root / "docs/reference/errors.md").read_text(encoding="utf-8")
+    sources = [path.read_text(encoding="utf-8") for top in ("autoseg3d", "planners") for path in (repository_root / top).rglob("*.py")]
+    codes = {code for source in sources for code in re.findall(r'"(E_[A-Z0-9_]+)"', source)}
+    assert {code for code in codes if code not in text and not code.startswith("E_MODEL_")} == set()
 
 
 def test_the_text_names_place_facts_and_remedy() -> None:
