@@ -8,17 +8,21 @@ RAW            a dataset folder in nnU-Net's raw layout (its name need not have 
 
 nnU-Net plans and preprocesses the dataset (for a GPU of --memory-target GB, where given), and trains fold 0 of 3d_fullres with its
 own trainer, loaders and workers. We train the same plan, translated, on our preparation of the same cases, as `autoseg3d train`
-does. Each side is a process of its own; they take turns, STEPS steps each, for N rounds. nnU-Net runs as it is, and once more with
-glibc told to keep freed pages, which we do by ourselves. Threads are those of OMP_NUM_THREADS. Prints medians, ratios and peaks.
+does. Each side is a process group of its own; they take turns, STEPS steps each, for N rounds, and whoever is not at work stands
+still with all its workers, so that none prepares batches in the other's time. nnU-Net runs as it is, and once more with
+glibc told to keep freed pages, which we do by ourselves. Threads are those of OMP_NUM_THREADS. Prints medians, ratios and peaks;
+what the sides say for themselves goes to logs in --work.
 """
 
 # ruff: noqa: T201
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -27,8 +31,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from running import KEEP_PAGES
+
 _ID, _NAME, _CONFIGURATION = 911, "Dataset911_Compared", "3d_fullres"
-_KEEPING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000", "MALLOC_TOP_PAD_": "67108864"}
+# As our command line sets it; nnU-Net keeps the default, which is the faster one on a quiet machine.
+_OURS = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def main() -> None:
@@ -53,59 +60,78 @@ def main() -> None:
     )
     script = Path(__file__).with_name("training_step_nnunet.py")
     theirs = [str(options.nnunet_python), str(script), str(_ID), _CONFIGURATION, str(options.steps), str(options.warm_up)]
-    for name, extra in (("nnU-Net", {}), ("nnU-Net, freed pages kept", _KEEPING)):
+    for name, extra in (("nnU-Net", {}), ("nnU-Net, freed pages kept", KEEP_PAGES)):
         # In pairs: three trainings at once may not fit into memory.
         # nnU-Net first: it makes the splits that we follow.
-        sides = [Side(name, theirs, {**environment, **extra}), Side("ours", [sys.executable, *sys.argv, "--ours"], {})]
-        for side in sides:
-            side.start()
-        for _ in range(options.rounds):
+        log = options.work / f"{name.replace(', ', ' ').replace(' ', '_')}.log"
+        sides = [
+            Side(name, theirs, {**environment, **extra}, log),
+            Side("ours", [sys.executable, *sys.argv, "--ours"], _OURS, options.work / "ours.log"),
+        ]
+        try:
             for side in sides:
-                side.turn()
-        for side in sides:
-            side.end()
+                side.start()
+            for _ in range(options.rounds):
+                for side in sides:
+                    side.turn()
+        finally:
+            for side in sides:
+                side.end()
         report(sides[1], sides[0])
 
 
 @dataclass
 class Side:
-    """A process that trains some steps whenever it is told to."""
+    """A process that trains some steps whenever it is told to, and stands still with its workers between."""
 
     name: str
     command: list[str]
     environment: dict[str, str]
+    log: Path
     turns: list[dict[str, Any]] = field(default_factory=list)
+    process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
         """Starts it and waits for its first steps."""
         environment = {**os.environ, **self.environment}
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-        self.process = subprocess.Popen(self.command, env=environment, **pipes)
+        with self.log.open("w") as log:
+            pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log, "text": True}
+            self.process = subprocess.Popen(self.command, env=environment, start_new_session=True, **pipes)
         self._read()
+        self._signal(signal.SIGSTOP)
 
     def turn(self) -> None:
         """Lets it train, and notes what it says of it."""
+        assert self.process is not None
         assert self.process.stdin is not None
+        self._signal(signal.SIGCONT)
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
         self.turns.append(self._read())
+        self._signal(signal.SIGSTOP)
 
     def end(self) -> None:
         """Ends it and its workers."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
+        if self.process is not None:
+            self._signal(signal.SIGKILL)
+            self.process.wait()
 
     def rates(self) -> list[float]:
         """Samples per second of each turn."""
         return [turn["samples"] / turn["seconds"] for turn in self.turns]
 
     def _read(self) -> dict[str, Any]:
+        assert self.process is not None
         assert self.process.stdout is not None
         while line := self.process.stdout.readline():
             if line.startswith("{"):
                 return dict(json.loads(line))
-        raise RuntimeError(f"{self.name} ended with {self.process.wait()}: run it by hand: {' '.join(self.command)}")
+        raise RuntimeError(f"{self.name} ended with {self.process.wait()}: see {self.log}")
+
+    def _signal(self, number: int) -> None:
+        assert self.process is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
 
 
 def report(ours: Side, theirs: Side) -> None:
