@@ -92,8 +92,6 @@ class InstanceNorm(nn.Module):
         """(B, C, Z, Y, X) to the same shape and type, after a leaky ReLU where `activated`; statistics in float32."""
         if x.device.type not in ("cpu", "meta"):
             return self._as_batch(x, activated)
-        if not x.is_contiguous() and not torch.is_grad_enabled():
-            return torch.cat([self._as_batch(sample, activated) for sample in torch.split(x, 1)])
         batch, channels, *sizes = x.shape
         voxels = sizes[0] * sizes[1] * sizes[2]
         y = torch.native_group_norm(x.contiguous(), self.weight, self.bias, batch, channels, voxels, channels, EPSILON)[0]

@@ -25,7 +25,7 @@ from autoseg3d.prediction.attempts import Attempt, attempts_on
 from autoseg3d.prediction.backends import Backend, device_for, ready_networks
 from autoseg3d.prediction.body import Crop, find_body
 from autoseg3d.prediction.computation import Computation
-from autoseg3d.prediction.precision import DTYPES, Choice, Precision, measure_agreement
+from autoseg3d.prediction.precision import DTYPES, Choice, Precision, expected_agreement, measure_agreement
 from autoseg3d.prediction.running import Prediction, run_members
 from autoseg3d.preprocessing import WorkingCase, preprocess
 from autoseg3d.sliding_window import OneHot, WindowOptions, mirror_combinations, window_starts
@@ -272,17 +272,27 @@ class Predictor:
     def self_test(self, prepared: Prepared, device: torch.device | None = None) -> float | None:
         """Agreement of bfloat16 with float32 in the middle of a case; see `measure_agreement`.
 
+        First without mirrored copies, an eighth of the work, from which `expected_agreement` is told; only where that is not
+        enough are the copies computed.
+
         None where there is no foreground, the device has no fast bfloat16, or the cases expected are not worth its time.
         """
         device = device or self.device
         if not fast_bfloat16(device.type) or self._expected * self.windows(prepared) < _WORTH_A_TEST:
             return None
-        sample = self.middle(prepared, slices=_SLICES)
+        sample, copied = self.middle(prepared, slices=_SLICES), self._window_options(Attempt(device, 1, device))
+        alone = self._agreement(sample, replace(copied, mirror_axes=()))
+        if alone is None or not copied.mirror_axes:
+            return alone
+        expected = expected_agreement(alone, len(mirror_combinations(copied.mirror_axes)))
+        return expected if Choice.by(expected).precision == "bf16" else self._agreement(sample, copied)
+
+    def _agreement(self, sample: Prepared, options: WindowOptions) -> float | None:
         return measure_agreement(
             torch.from_numpy(sample.working.image),
-            self._networks_for("fp32", device),
-            self._networks_for("bf16", device),
-            options=self._window_options(Attempt(device, 1, device)),
+            self._networks_for("fp32", options.device),
+            self._networks_for("bf16", options.device),
+            options=options,
             num_classes=self.plan.labels.num_classes,
             regions=self.plan.labels.has_regions,
             previous=sample.previous,
@@ -344,10 +354,22 @@ def missing_folds(package: ModelPackage, configuration: str, chosen: Sequence[st
 
 def load_network(package: ModelPackage, configuration: str, fold: str) -> nn.Module:
     """The network of one fold in evaluation mode. Raises ModelError where its weights do not fit the plan."""
-    plan = package.plan
-    network = build(plan.configurations[configuration].network, plan.in_channels(configuration), plan.labels.num_classes)
+    plan, weights = package.plan, package.load_weights(configuration, fold)
+    table = (plan.configurations[configuration].network, plan.in_channels(configuration), plan.labels.num_classes)
     try:
-        network.load_state_dict(package.load_weights(configuration, fold))
+        # First without memory of its own: a plan may claim a network that no machine could hold.
+        with torch.device("meta"):
+            build(*table).load_state_dict(weights, assign=True)
+    except UsageError as error:
+        raise ModelError(
+            f"the model's network cannot be built: {error.what}",
+            code="E_MODEL_NETWORK",
+            file=package.location,
+            field=f"{configuration}.{error.field}",
+            wanted=error.wanted,
+            got=error.got,
+            remedy="Install the package that brings it, or get another model",
+        ) from error
     except RuntimeError as error:
         raise ModelError(
             f"the weights do not fit the plan's network: {' '.join(str(error).split())[:500]}",
@@ -356,4 +378,6 @@ def load_network(package: ModelPackage, configuration: str, fold: str) -> nn.Mod
             field=package.fold(configuration, fold).file,
             remedy="Train the fold again with this plan",
         ) from error
+    network = build(*table)
+    network.load_state_dict(weights)
     return network.eval()

@@ -1,0 +1,34 @@
+"""The self-test of bfloat16: what it expects of averaging, and that it holds for real networks."""
+
+import pytest
+import torch
+
+from autoseg3d.networks import build
+from autoseg3d.prediction.precision import expected_agreement, measure_agreement, ready
+from autoseg3d.sliding_window import WindowOptions
+from planners.plan import NetworkPlan, Stage
+
+
+def test_copies_halve_what_eight_of_them_quarter_in_theory() -> None:
+    assert expected_agreement(0.998, 8) == pytest.approx(0.999)
+    assert expected_agreement(0.998, 2) == expected_agreement(0.998, 1) == 0.998
+    assert expected_agreement(1.0, 8) == 1.0
+
+
+def test_no_more_is_expected_of_mirrored_copies_than_they_give() -> None:
+    """Networks without training have the finest margins between classes, so that many labels change."""
+    stages = tuple(Stage(features=8 * 2**i, kernel=(3, 3, 3), stride=((i > 0) + 1,) * 3, blocks=2) for i in range(3))
+    network_plan = NetworkPlan(architecture="unet", stages=stages, decoder_blocks=(2, 2))
+    cpu, found = torch.device("cpu"), []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        network, image = build(network_plan, 1, 3).eval(), torch.randn(1, 24, 24, 24)
+        exact, reduced = (ready([network], dtype, cpu) for dtype in (torch.float32, torch.bfloat16))
+        alone, copied = (
+            measure_agreement(image, exact, reduced, options=WindowOptions((24, 24, 24), mirror_axes=axes), num_classes=3, regions=False)
+            for axes in ((), (0, 1, 2))
+        )
+        assert alone is not None
+        assert copied is not None
+        found.append(copied - expected_agreement(alone, 8))
+    assert sum(found) / len(found) > -1e-3  # of about 9e-3 that change without copies
