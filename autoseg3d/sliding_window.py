@@ -289,6 +289,7 @@ class _FeatureMean:
             self._room = held.new_empty(needed)
         result = self._room[:needed].view(len(self._weight), columns.shape[1])
         torch.addmm(self._bias.to(held.device)[:, None], self._weight.to(held.device), columns, out=result)
+        _refuse_overflow(result)
         return result.view(len(self._weight), *held.shape[1:])
 
     def of_network(self, held: Tensor, index: int) -> Tensor:
@@ -314,13 +315,21 @@ def _forward(forward: Callable[[Tensor], Tensor], windows: Tensor, flips: Sequen
         # A network may hand back its own input, which must not be added to in place.
         total = (output.clone() if len(flips) > 1 else output) if total is None else total.add_(output)
     assert total is not None
-    if not bool(torch.isfinite(total.sum())):
+    _refuse_overflow(total)
+    return total.to(options.accumulate_on or options.device)
+
+
+def _refuse_overflow(values: Tensor) -> None:
+    """Raises ModelError where a network's numbers are NaN or infinite: no label can be told from them.
+
+    A sum is finite only where all its terms are, and costs one look at each number.
+    """
+    if not bool(torch.isfinite(values.sum())):
         raise ModelError(
             "the network gave values that are not finite",
-            code="E_NOT_FINITE",
+            code="E_NETWORK_NONFINITE",
             remedy="Predict with --precision fp32; if that does not help, the model or the scan's intensities are broken",
         )
-    return total.to(options.accumulate_on or options.device)
 
 
 class _RollingSlab:

@@ -224,7 +224,7 @@ def test_labels_of_an_earlier_stage_become_channels() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_values_that_are_not_finite_are_refused(value: float) -> None:
-    with pytest.raises(ModelError, match="E_NOT_FINITE"):
+    with pytest.raises(ModelError, match="E_NETWORK_NONFINITE"):
         streamed(torch.zeros(1, 9, 9, 9), [Constant(value, 0.0)], WindowOptions(patch=(8, 8, 8)), 2)
 
 
