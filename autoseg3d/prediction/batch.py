@@ -137,7 +137,7 @@ class _Batch:
                 self._earlier = self._earlier or record
                 return self._result(record, time.perf_counter() - started, reused=True)
         except DataError as error:
-            return failure(scan.id, error, time.perf_counter() - started)
+            return failure(scan, error, time.perf_counter() - started)
         work = self._loaded()
         try:
             self._check_reading(scan, work.base)
@@ -146,7 +146,7 @@ class _Batch:
             raise
         except Exception as error:
             # Whatever went wrong with this scan, foreseen or not, is told in its result; the others go on.
-            return failure(scan.id, error, time.perf_counter() - started)
+            return failure(scan, error, time.perf_counter() - started)
         deadline.pause()
         return begun
 
@@ -164,7 +164,7 @@ class _Batch:
             raise
         except Exception as error:
             self._written()
-            self._add(failure(begun.scan.id, error, time.perf_counter() - started))
+            self._add(failure(begun.scan, error, time.perf_counter() - started))
             return
         peak = peak_bytes()
         forget_peak()
@@ -176,7 +176,7 @@ class _Batch:
             except StoppedError:
                 raise
             except Exception as error:
-                return failure(begun.scan.id, error, time.perf_counter() - started)
+                return failure(begun.scan, error, time.perf_counter() - started)
             return self._result(record, time.perf_counter() - started, reused=False)
 
         self._writing = Beside(finish)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -162,14 +163,24 @@ class CaseResult:
         }
 
 
-def failure(case: str, error: Exception, seconds: float) -> CaseResult:
-    """The result of a case that raised `error`, expected or not."""
+def failure(scan: CaseFiles, error: Exception, seconds: float) -> CaseResult:
+    """The result of a scan that raised `error`, expected or not; its files are named without the folders they lie in."""
     if isinstance(error, Autoseg3dError):
-        return CaseResult(case, "failed", code=error.code, cause=_one_line(str(error)), remedy=error.remedy, seconds=seconds)
+        cause = _one_line(_without_folders(str(error), scan))
+        return CaseResult(scan.id, "failed", code=error.code, cause=cause, remedy=error.remedy, seconds=seconds)
     exhausted = out_of_memory(error)
     code = "E_MEMORY" if exhausted else "E_INTERNAL"
     remedy = "Close other programs or use a machine with more memory" if exhausted else "Please report this with the scan's shape"
-    return CaseResult(case, "failed", code=code, cause=_one_line(f"{type(error).__name__}: {error}"), remedy=remedy, seconds=seconds)
+    cause = _one_line(_without_folders(f"{type(error).__name__}: {error}", scan))
+    return CaseResult(scan.id, "failed", code=code, cause=cause, remedy=remedy, seconds=seconds)
+
+
+def _without_folders(text: str, scan: CaseFiles) -> str:
+    """A text in which the files of a scan stand by their names: folders are often called like patients, and results travel."""
+    parents = {folder for path in scan.images for folder in (path.parent, path.absolute().parent, path.resolve().parent)}
+    for folder in sorted(map(str, parents - {Path(), Path(Path().absolute().anchor)}), key=len, reverse=True):
+        text = text.replace(f"{folder}{os.sep}", "")
+    return text
 
 
 def exit_code(results: Sequence[CaseResult]) -> int:

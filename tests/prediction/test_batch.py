@@ -18,7 +18,7 @@ import pytest
 import torch
 from tiny import case, noise, plan, random_network, write_package, write_scan
 
-from autoseg3d.errors import Autoseg3dError, DataError, LockedError, StorageError
+from autoseg3d.errors import Autoseg3dError, DataError, LockedError, ReadError, StorageError
 from autoseg3d.files import lock, read_contract, sha256
 from autoseg3d.io import CaseFiles, find_scans
 from autoseg3d.package import add_fold, open_package
@@ -27,6 +27,7 @@ from autoseg3d.prediction.records import failure, hash_inputs, key_of
 
 OPTIONS = PredictOptions(device="cpu", precision="fp32", mirror=False)
 SHAPE = (12, 14, 16)
+SCAN = CaseFiles("a", (Path("DOE^JANE") / "a.nii.gz",))
 
 
 @pytest.fixture
@@ -214,8 +215,16 @@ def test_faults_known_beforehand_and_faults_nobody_foresaw(
 
 def test_memory_that_runs_out_is_told_as_such() -> None:
     for error in (MemoryError(), torch.OutOfMemoryError("x"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")):
-        assert failure("a", error, 0).code == "E_MEMORY"
-    assert failure("a", RuntimeError("other\nlines"), 0).cause == "RuntimeError: other lines"
+        assert failure(SCAN, error, 0).code == "E_MEMORY"
+    assert failure(SCAN, RuntimeError("other\nlines"), 0).cause == "RuntimeError: other lines"
+
+
+def test_a_failure_names_files_without_their_folders() -> None:
+    for error in (ReadError("cut short", file=SCAN.images[0]), OSError(5, "failed", str(SCAN.images[0].absolute()))):
+        cause = failure(SCAN, error, 0).cause
+        assert cause is not None
+        assert "a.nii.gz" in cause
+        assert "DOE" not in cause
 
 
 # what is refused before anything is computed
