@@ -10,7 +10,7 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -83,6 +83,28 @@ def write_bytes(path: Path | str, data: bytes) -> None:
 def write_text(path: Path | str, text: str) -> None:
     """Writes `text` as UTF-8 to `path`, whole or not at all."""
     write_bytes(path, text.encode())
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Writes files that belong together: all lie beside their places before the first is renamed, in the order given.
+
+    Where one cannot take its place, those before it are put back to what they were. Only a kill between two renames
+    leaves old and new files side by side; the last of them is then still the old one. Raises StorageError.
+    """
+    before = {path: _bytes(path) for path in contents}
+    try:
+        with contextlib.ExitStack() as stack:
+            for path, data in reversed(contents.items()):  # blocks end in reverse: the last one entered is renamed first
+                stack.enter_context(replacing(path)).write_bytes(data)
+    except BaseException:
+        for path, known in before.items():
+            if _bytes(path) != known:
+                write_bytes(path, known) if known is not None else path.unlink(missing_ok=True)
+        raise
+
+
+def _bytes(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def read_json(path: Path | str, *, max_bytes: int = 256 * 2**20) -> Any:

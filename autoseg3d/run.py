@@ -76,9 +76,12 @@ class RunFolder:
         return files.read_contract(self.path / "run.json", RunRecord)
 
     def write(self, *, record: RunRecord, fingerprint: Fingerprint, plan: Plan, splits_json: str, plan_text: str) -> None:
-        """Writes all files of a plan, plan.json last."""
-        files.write_text(self.path / "fingerprint.json", fingerprint.to_json())
-        files.write_text(self.path / "splits.json", splits_json)
-        files.write_text(self.path / "plan.md", plan_text)
-        files.write_text(self.path / "run.json", record.to_json())
-        files.write_text(self.plan_file, plan.to_json())
+        """Writes all files of a plan, plan.json last. Where the disk fails, the plan that was there before stays."""
+        contents = {
+            "fingerprint.json": fingerprint.to_json(),
+            "splits.json": splits_json,
+            "plan.md": plan_text,
+            "run.json": record.to_json(),
+            self.plan_file.name: plan.to_json(),
+        }
+        files.write_together({self.path / name: text.encode() for name, text in contents.items()})

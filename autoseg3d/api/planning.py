@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoseg3d import __version__, files, plugins
-from autoseg3d.errors import DatasetError, UsageError
+from autoseg3d.errors import DataError, DatasetError, UsageError
 from autoseg3d.run import RunFolder, RunRecord
 from planners.budget import Budget, CostFunction, NetworkCost, Planner, PlanningError
 from planners.contract import Triple
@@ -142,15 +142,37 @@ def plan(
     """Checks and measures the dataset in `raw`, plans, and writes the run folder `run`; nothing where there are faults.
 
     Raises DatasetError with all faults; UsageError where `run` holds a plan already (without `overwrite`), lies inside
-    `raw`, or where no plan fits the wishes.
+    `raw`, or where no plan fits the wishes; LockedError where another process plans into it.
     """
+    wishes, reading = wishes or PlanWishes(), reading or Reading()
+    _planner(wishes)
+    files.refuse_inside(run, raw)
+    with _alone_in(run):
+        if RunFolder(run).plan_file.exists() and not overwrite:
+            raise UsageError("there is a plan here already", file=run, remedy="Choose another folder, or add --overwrite to replace it")
+        return _plan(raw, RunFolder(run), wishes, reading, progress)
+
+
+@contextlib.contextmanager
+def _alone_in(run: Path) -> Iterator[None]:
+    """Keeps other processes from planning into the same folder, and takes a new one away again where nothing was planned.
+
+    What was read of a dataset without faults stays: planning with other wishes need not read it again.
+    """
+    new = not run.exists()
+    with files.lock(run):
+        try:
+            yield
+        except (DataError, UsageError) as error:
+            if new and (isinstance(error, DataError) or not RunFolder(run).cache.exists()):
+                shutil.rmtree(run, ignore_errors=True)
+            raise
+
+
+def _plan(raw: Path, folder: RunFolder, wishes: PlanWishes, reading: Reading, progress: Progress | None) -> Planned:
     from autoseg3d.training.splits import make_splits
 
-    wishes, reading, folder = wishes or PlanWishes(), reading or Reading(), RunFolder(run)
-    if folder.plan_file.exists() and not overwrite:
-        raise UsageError("there is a plan here already", file=run, remedy="Choose another folder, or add --overwrite to replace it")
-    _planner(wishes)
-    measured = measure(raw, run, reading=reading, progress=progress)
+    measured = measure(raw, folder.path, reading=reading, progress=progress)
     ids = sorted(case.id for case in measured.fingerprint.cases)
     groups = {case.id: case.group for case in measured.dataset.cases if case.group is not None and case.id in ids}
     splits = make_splits(ids, groups=groups, duplicates=measured.duplicates, allow_fewer=True)
