@@ -1,13 +1,14 @@
 """Is training in bfloat16 training? Gradients of one step, layer by layer, and short trainings, beside float32.
 
-Usage: python benchmarks/precision.py [--plans FILE] [--width 8] [--gib 3] [--seconds 400]
+Usage: python benchmarks/precision.py [--plans FILE] [--part 0/6] [--width 8] [--gib 3] [--seconds 400]
        python benchmarks/precision.py --train RAW --change ASSIGNMENT … [--seeds 3] [--iterations 60]
 
 --plans  JSON of nnU-Net plans: {"pairs": [{"dataset": …, "plans": {name: {"configurations": …}}}]}. Every geometry (patch, kernels,
          strides, blocks) in it is built once, --width features in its first stage, and takes one step from the same weights on the
          same batch in both precisions, where the float32 step fits into --gib. The error of a layer is |g_bf16 − g_fp32| / |g_fp32| of
          its weights. What an error must be is told by a third step: float32 convolutions whose inputs, weights and results are
-         rounded to bfloat16. The same step once more with plain convolutions shows what our own are for.
+         rounded to bfloat16. The same step once more with plain convolutions shows what our own are for. --part I/N takes every
+         N-th geometry from the I-th on, in the order of their patches' sizes.
 --train  plans RAW with the given changes and trains fold 0 in both precisions from several seeds; prints loss and pseudo-Dice.
 """
 
@@ -45,6 +46,7 @@ _WIDEST = 10  # times the first stage's features, as in nnU-Net's plans (320 ove
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plans", type=Path)
+    parser.add_argument("--part", default="0/1")
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--gib", type=float, default=3.0)
     parser.add_argument("--seconds", type=float, default=400.0)
@@ -63,7 +65,8 @@ def main() -> None:
 def compare_gradients(options: argparse.Namespace) -> None:
     """One step of every geometry in both precisions; prints the worst layers and a summary."""
     began, rows, left_out, plain_caught = time.monotonic(), [], 0, 0
-    for name, patch, classes, network in geometries(options.plans, options.width):
+    first, every = (int(number) for number in options.part.split("/"))
+    for name, patch, classes, network in geometries(options.plans, options.width)[first::every]:
         arguments: dict[str, Any] = {"patch_size": patch, "batch_size": 1, "in_channels": 1, "num_classes": classes, "device": "cpu"}
         if trace_cost(network, **arguments, dtype=torch.float32).training_bytes > options.gib * 2**30 or (
             time.monotonic() - began > options.seconds

@@ -157,7 +157,8 @@ def prepare_theirs(options: argparse.Namespace) -> dict[str, str]:
         command = [str(program), "-d", str(_ID), "-c", _CONFIGURATION, "-np", "1", "-npfp", "1"]
         if options.memory_target is not None:
             command += ["-gpu_memory_target", str(options.memory_target)]
-        subprocess.run(command, env={**os.environ, **environment}, check=True, stdout=subprocess.DEVNULL)
+        with (options.work / "preprocessing.log").open("w") as log:
+            subprocess.run(command, env={**os.environ, **environment}, check=True, stdout=log, stderr=log)
         (places["nnUNet_preprocessed"] / "done").touch()
     return environment
 

@@ -145,8 +145,6 @@ class CaseWork:
         """Looks the labels over, writes them, and commits the case by its record."""
         clock, loaded, scan = _Clock(), begun.loaded, begun.scan
         notes = (*begun.notes, *prediction.notes)
-        if self._wanted() and not _straight(loaded):
-            notes = (*notes, f"{' and '.join(self._wanted())} are not written for a scan with a sheared grid")
         native = loaded.case.geometry
         removed, emptied = postprocess(
             prediction.labels, self._postprocessing, table=self._plan.labels, voxel_volume_ml=native.voxel_volume_ml
@@ -163,7 +161,7 @@ class CaseWork:
         )
         flags = (*emptied, *found)
         names = [f"{scan.id}.nii.gz"]
-        names += [name for what, name in self._names(scan.id).items() if what in self._wanted() and _straight(loaded)]
+        names += [name for what, name in self._names(scan.id).items() if what in self._wanted()]
         write_labels(self._out / names[0], loaded.to_native(prediction.labels), loaded.native)
         clock.lap("write")
         record = CaseRecord(
@@ -224,21 +222,17 @@ class CaseWork:
     @contextlib.contextmanager
     def _streams(self, begun: Begun) -> Iterator[list[Sink]]:
         """Where probabilities go while they stream by; the files appear when the block ends well."""
-        names, placement = self._names(begun.scan.id), begun.placement
+        names, placement, native = self._names(begun.scan.id), begun.placement, begun.loaded.native
         sinks: list[Sink] = []
         with contextlib.ExitStack() as stack:
-            for what in self._wanted() if _straight(begun.loaded) else ():
+            for what in self._wanted():
                 path = self._out / names[what]
                 if what == "probabilities":
-                    sinks.append(stack.enter_context(probability_file(path, placement, self._plan.labels)).write)
+                    sinks.append(stack.enter_context(probability_file(path, placement, self._plan.labels, native=native)).write)
                 else:
                     regions = self._plan.labels.has_regions
-                    sinks.append(stack.enter_context(entropy_file(path, placement, begun.loaded.native, regions=regions)).write)
+                    sinks.append(stack.enter_context(entropy_file(path, placement, native, regions=regions)).write)
             yield sinks
-
-
-def _straight(loaded: LoadedCase) -> bool:
-    return loaded.native is loaded.case.geometry
 
 
 def _each(sinks: Sequence[Sink]) -> Sink | None:

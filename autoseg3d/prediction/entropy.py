@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from autoseg3d import files
 from autoseg3d.case import Placement
 from autoseg3d.geometry import Geometry
 from autoseg3d.io import write_image
-from autoseg3d.prediction.probabilities import StreamedMap, temporary_array
+from autoseg3d.prediction.probabilities import StreamedMap, on_own_grid, temporary_array
 
 
 def entropy(probabilities: Tensor, *, regions: bool) -> Tensor:
@@ -45,9 +46,12 @@ class EntropyMap:
 
 @contextlib.contextmanager
 def entropy_file(path: Path, placement: Placement, native: Geometry, *, regions: bool) -> Iterator[EntropyMap]:
-    """An EntropyMap that becomes `path` (.nii.gz, float32, on `native`) when the block ends well; streamed by way of a file."""
+    """An EntropyMap that becomes `path` (.nii.gz, float32, on `native`) when the block ends well; streamed by way of a file.
+
+    Where `native` is another grid than was computed on, its voxels take what the nearest ones have, as their labels do.
+    """
     with files.storage_errors(path), temporary_array(path.parent) as name:
         target = StreamedMap(name, placement, 1)
         yield EntropyMap(target, regions=regions)
-        write_image(path, target.array[0], native)
-        target.close()
+        with on_own_grid(target, native, (0.0,)) as own:
+            write_image(path, np.load(own, mmap_mode="r")[0], native)

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,8 @@ from torch import Tensor
 from autoseg3d import files
 from autoseg3d.case import Placement
 from autoseg3d.errors import StorageError
+from autoseg3d.geometry import Geometry
+from autoseg3d.io.regrid import resample
 from planners.labels import LabelTable
 
 KEY = "probabilities"
@@ -28,7 +30,7 @@ class StreamedMap:
     """A (channels, Z, Y, X) float32 array in a file on the scan's own grid, filled row by row; 0 outside of the crop."""
 
     def __init__(self, path: Path, placement: Placement, channels: int) -> None:
-        self._path, self._placement = path, placement
+        self.path, self._placement = path, placement
         self._written = 0
         self._array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=(channels, *placement.native.shape))
         _allocate(path)
@@ -37,6 +39,11 @@ class StreamedMap:
         """Values (channels, Y', X') of row `row` of axis 0 and part of axis 1 of the cropped scan."""
         self._placement.crop(self._array)[:, row, part] = values.cpu().numpy()
         self._count(values.nbytes)
+
+    @property
+    def geometry(self) -> Geometry:
+        """The grid of the map."""
+        return self._placement.native
 
     @property
     def array(self) -> np.ndarray:
@@ -53,7 +60,7 @@ class StreamedMap:
         self._written += written
         if self._written > _MAPPED_BYTES:
             self._array.flush()
-            self._array = np.lib.format.open_memmap(self._path, mode="r+")
+            self._array = np.lib.format.open_memmap(self.path, mode="r+")
             self._written = 0
 
 
@@ -72,17 +79,38 @@ class ProbabilityMap(StreamedMap):
 
 
 @contextlib.contextmanager
-def probability_file(path: Path, placement: Placement, labels: LabelTable) -> Iterator[ProbabilityMap]:
+def probability_file(path: Path, placement: Placement, labels: LabelTable, *, native: Geometry | None = None) -> Iterator[ProbabilityMap]:
     """A ProbabilityMap that becomes `path` (.npz, key "probabilities") when the block ends well.
 
-    An uncompressed copy lies beside it meanwhile. Raises StorageError where the disk is full.
+    `native` is the grid of the scan's file where it is another than was computed on, as a sheared one is: its voxels take what the
+    nearest ones have, as their labels do. An uncompressed copy lies beside it meanwhile. Raises StorageError where the disk is full.
     """
     with files.storage_errors(path), temporary_array(path.parent) as name:
         probabilities = ProbabilityMap(name, placement, labels)
         yield probabilities
-        probabilities.close()
-        with files.replacing(path) as temporary:
-            _compress(name, temporary)
+        outside = [float(channel == 0 and not labels.has_regions) for channel in range(labels.num_classes)]
+        with on_own_grid(probabilities, native or placement.native, outside) as own, files.replacing(path) as temporary:
+            _compress(own, temporary)
+
+
+@contextlib.contextmanager
+def on_own_grid(streamed: StreamedMap, native: Geometry, outside: Sequence[float]) -> Iterator[Path]:
+    """Closes a map and gives a file (.npy) of its channels on `native`: its own file, or a second one where the grids differ.
+
+    Voxels of `native` take the nearest value; those that lie outside of the grid computed on take `outside`, one per channel.
+    """
+    if native == streamed.geometry:
+        streamed.close()
+        yield streamed.path
+        return
+    with temporary_array(streamed.path.parent) as name:
+        array = np.lib.format.open_memmap(name, mode="w+", dtype=np.float32, shape=(len(outside), *native.shape))
+        _allocate(name)
+        for target, source, fill in zip(array, streamed.array, outside, strict=True):
+            target[...] = resample(source, streamed.geometry, native, order=0, fill=fill)
+        array.flush()
+        streamed.close()
+        yield name
 
 
 @contextlib.contextmanager

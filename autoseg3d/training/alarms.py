@@ -20,6 +20,8 @@ _DEAD_AFTER_BAD_STEPS = 20
 _DEAD_STEPS, _DEAD_FROM, _HOPELESS_STEPS = 500, 0.25, 100
 # What makes a label hard to learn: fewer patches, voxels, or cases than these.
 _FEW_PATCHES, _FEW_VOXELS, _FEW_CASES = 20.0, 100, 0.1
+# Only after so many patches centred on a label does it mean anything that a network has not found it.
+_ENOUGH_PATCHES = 200.0
 
 Record = Mapping[str, Any]
 
@@ -50,6 +52,8 @@ class LabelFacts:
             return told + "Likely it is too small at this spacing: plan with a finer one"
         if self.present < _FEW_CASES * self.cases:
             return told + "Likely it is too rare: more cases with it would help most"
+        if self.centred * patches < _ENOUGH_PATCHES:
+            return told + "That is early: labels are found one after the other. If it stays away, train longer"
         return told + "There is enough of it, so likely it is drawn differently from case to case, or the learning rate is too high"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,9 @@ from autoseg3d.errors import Autoseg3dError, InterruptedByUserError, StorageErro
 from autoseg3d.evaluation import Failure, ScoreRow, Scores, collect_scores, read_scores, write_scores
 from autoseg3d.files import write_text
 from autoseg3d.io import Dataset
-from autoseg3d.training.fold import Report, train_fold
+from autoseg3d.training.fold import train_fold
 from autoseg3d.training.folder import fold_folder
-from autoseg3d.training.options import FoldResult, Mode, TrainOptions
-from autoseg3d.training.session import Watch
+from autoseg3d.training.options import FoldResult, Mode, Report, TrainOptions, Watch
 from autoseg3d.training.side_by_side import FoldFailure, in_processes
 from autoseg3d.training.splits import read_splits
 from planners.contract import Contract
@@ -148,9 +147,7 @@ def gather(run: Path, configuration: str, folds: Sequence[str], *, labels: Seque
     failures: list[Failure] = [failure for scores in found.values() for failure in scores.failures]
     summary = CrossValidation(
         configuration=configuration,
-        folds={
-            fold: _mean([mean for name in labels if (mean := _label_mean(scores.rows, name)) is not None]) for fold, scores in found.items()
-        },
+        folds={fold: _fold_mean(scores, labels) for fold, scores in found.items()},
         missing=tuple(fold for fold in folds if fold not in found),
         labels=_spreads(rows, found, labels),
     )
@@ -168,11 +165,11 @@ def _scores(run: Path, configuration: str, fold: str) -> Scores | None:
 def _spreads(rows: Sequence[ScoreRow], folds: dict[str, Scores], labels: Sequence[str]) -> dict[str, dict[str, Spread]]:
     spreads: dict[str, dict[str, Spread]] = {}
     cases = sorted({row.case for row in rows})
-    per_case = {case: _mean([row.dice for row in rows if row.case == case and row.dice is not None]) for case in cases}
+    per_case = [_mean(row.dice for row in rows if row.case == case) for case in cases]
     for name in labels:
         over_cases = [row.dice for row in rows if row.label_name == name]
         spreads[name] = _both(over_cases, [_label_mean(scores.rows, name) for scores in folds.values()])
-    spreads["mean"] = _both(list(per_case.values()), [_fold_mean(scores, labels) for scores in folds.values()])
+    spreads["mean"] = _both(per_case, [_fold_mean(scores, labels) for scores in folds.values()])
     return spreads
 
 
@@ -186,12 +183,14 @@ def _both(cases: Sequence[float | None], folds: Sequence[float | None]) -> dict[
 
 
 def _fold_mean(scores: Scores, labels: Sequence[str]) -> float | None:
-    return _mean([mean for name in labels if (mean := _label_mean(scores.rows, name)) is not None])
+    return _mean(_label_mean(scores.rows, name) for name in labels)
 
 
 def _label_mean(rows: Sequence[ScoreRow], name: str) -> float | None:
-    return _mean([row.dice for row in rows if row.label_name == name and row.dice is not None])
+    return _mean(row.dice for row in rows if row.label_name == name)
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return statistics.fmean(values) if values else None
+def _mean(values: Iterable[float | None]) -> float | None:
+    """The mean of what is defined; None where nothing is."""
+    defined = [value for value in values if value is not None]
+    return statistics.fmean(defined) if defined else None

@@ -7,7 +7,7 @@ import functools
 import hashlib
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -36,10 +36,10 @@ from autoseg3d.training.examples import Examples
 from autoseg3d.training.folder import FoldFolder, check_identity, continued_recipe, fold_folder
 from autoseg3d.training.interruption import Interruption
 from autoseg3d.training.loop import Observer
-from autoseg3d.training.options import Chosen, FoldResult, Precision, TrainOptions, recipe
+from autoseg3d.training.options import Chosen, FoldResult, Precision, Report, TrainOptions, Watch, recipe
 from autoseg3d.training.outlook import describe
 from autoseg3d.training.ranks import Ranks, join, local_device
-from autoseg3d.training.session import Session, Watch
+from autoseg3d.training.session import Session
 from autoseg3d.training.splits import Split, Splits, read_splits
 from autoseg3d.training.state import Environment, Identity, Progress, State, forget_older
 from autoseg3d.training.transfer import Loaded, Start, find_start, found_again
@@ -47,7 +47,6 @@ from autoseg3d.training.validation import HeldOut, mean_dice, predict_cases, sav
 from autoseg3d.workers import worker_count
 from planners.plan import Plan, TrainingPlan
 
-Report = Callable[[str, int, int], None]
 Store = CaseStore | CascadeStore
 
 # Where the smoothed training loss ended this far above its best, and by this share of all it had fallen, it went astray.
@@ -290,13 +289,13 @@ class _Fitting:
             if predictor.precision == "auto" and len(agreements) < _SELF_TESTS:
                 agreement = predictor.self_test(prepared)
                 agreements.extend([] if agreement is None else [agreement])
-            with saved(probabilities, store.placement(case_id), self.plan.labels) as sink:
+            native = read_geometry(files.images[0], geometry=choice)
+            with saved(probabilities, store.placement(case_id), self.plan.labels, native=native) as sink:
                 predicted = run_members([predictor], [prepared], on_probabilities=sink)
             return predicted.labels, store.placement(case_id).native
 
         files, choice = store.raw_files(case_id), self._geometry_choice()
-        straight = read_geometry(files.images[0], geometry=choice) == store.placement(case_id).native
-        probabilities = self.folder.probabilities(case_id) if self.options.validation_probabilities and straight else None
+        probabilities = self.folder.probabilities(case_id) if self.options.validation_probabilities else None
         return HeldOut(files=files, choice=choice, predict=predict, probabilities=probabilities)
 
     def _prepared(self, case_id: str, store: Store) -> Prepared:

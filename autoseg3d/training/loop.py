@@ -23,13 +23,12 @@ from autoseg3d.training.engine import Engine, Shares, StepResult, pseudo_dice
 from autoseg3d.training.interruption import Interruption
 from autoseg3d.training.loading import Batches
 from autoseg3d.training.memory import halved, out_of_memory, release
+from autoseg3d.training.options import Watch
 from autoseg3d.training.ranks import lost_peers
 from autoseg3d.training.schedule import learning_rate, position
 from autoseg3d.training.state import Progress
 from planners.explain import duration_text
 from planners.plan import TrainingPlan
-
-Watch = Callable[[dict[str, Any]], None]
 
 # A dead fold begins once more with this share of its learning rate.
 RESTART_FACTOR = 0.2

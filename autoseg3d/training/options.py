@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from autoseg3d.errors import UsageError
 from planners.contract import Contract
@@ -16,6 +17,10 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Augmentation = Literal["torch", "batchgenerators"]
 Freeze = Literal["none", "encoder"]
 Chosen = Literal["final", "averaged", "best"]
+
+# Who watches a training is called with events; who follows long work with (what, done, total).
+Watch = Callable[[dict[str, Any]], None]
+Report = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)

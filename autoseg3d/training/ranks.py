@@ -45,19 +45,6 @@ class Ranks:
                 dist.all_reduce(tensor)
         return tensor
 
-    def least(self, value: float) -> float:
-        """The smallest value of all processes."""
-        return -self.largest(-value)
-
-    def largest(self, value: float) -> float:
-        """The largest value of all processes."""
-        if self.count == 1:
-            return value
-        agreed = torch.tensor(value, dtype=torch.float64)
-        with lost_peers():
-            dist.all_reduce(agreed, op=dist.ReduceOp.MAX)
-        return float(agreed)
-
     def leaders(self, *values: float) -> tuple[float, ...]:
         """The leader's values."""
         if self.count == 1:
@@ -67,16 +54,9 @@ class Ranks:
             dist.broadcast(told, 0)
         return tuple(told.tolist())
 
-    def align(self, tensors: dict[str, Tensor]) -> None:
-        """Overwrites tensors by the leader's; all processes have them under the same names."""
-        if self.count > 1:
-            with lost_peers():
-                for _, tensor in sorted(tensors.items()):
-                    dist.broadcast(tensor, 0)
-
     def wait(self) -> None:
         """Returns once all processes have come here."""
-        self.largest(0.0)
+        self.sum(torch.zeros(1))
 
     def leader_first(self, work: Callable[[], Result]) -> Result:
         """The result of `work`, which the leader does before the others do: they find on disk what it wrote."""

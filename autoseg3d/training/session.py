@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ from autoseg3d.training.interruption import Interruption
 from autoseg3d.training.loading import Batch, Batches
 from autoseg3d.training.loop import RESTART_FACTOR, DeadFoldError, Loop, Observer
 from autoseg3d.training.memory import fitting_part, halved, memory_errors, out_of_memory, release
-from autoseg3d.training.options import TrainOptions
+from autoseg3d.training.options import TrainOptions, Watch
 from autoseg3d.training.outlook import Trial, check_disk, check_time, count_windows, describe, look_ahead, try_step
 from autoseg3d.training.ranks import Ranks
 from autoseg3d.training.splits import Split
@@ -34,8 +33,6 @@ from autoseg3d.training.state import Environment, Identity, Progress, State, Sta
 from autoseg3d.training.transfer import Start, follow, freeze_encoder
 from planners.epochs import epoch_length
 from planners.plan import Plan, TrainingPlan
-
-Watch = Callable[[dict[str, Any]], None]
 
 _MOST_GPU_WORKERS = 8
 

@@ -8,15 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any
 
 from autoseg3d.errors import Autoseg3dError, InterruptedByUserError
 from autoseg3d.training.interruption import Interruption
-from autoseg3d.training.options import FoldResult, TrainOptions
+from autoseg3d.training.options import FoldResult, Report, TrainOptions, Watch
 
 Train = Callable[..., FoldResult]
-Watch = Callable[[dict[str, Any]], None]
-Report = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from autoseg3d.geometry import Geometry
 from autoseg3d.io import CaseFiles, GeometryChoice, read_geometry, read_volume, write_labels
 from autoseg3d.io.regrid import resample
 from autoseg3d.prediction.probabilities import probability_file
+from autoseg3d.training.options import Report
 from planners.contract import Contract
 from planners.labels import LabelTable
 
 RECORD = "predicted.json"
-Report = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,14 @@ def predict_cases(cases: Cases, folder: Path, *, weights_sha256: str, progress: 
 
 
 @contextlib.contextmanager
-def saved(path: Path | None, placement: Placement, labels: LabelTable) -> Iterator[Callable[[int, slice, Tensor], None] | None]:
-    """Where the probabilities of a case go while they stream by; `path` appears when the block ends well. None for no path."""
+def saved(
+    path: Path | None, placement: Placement, labels: LabelTable, *, native: Geometry
+) -> Iterator[Callable[[int, slice, Tensor], None] | None]:
+    """Where the probabilities of a case go while they stream by; None for no path. `path` appears, on `native`, at a good end."""
     if path is None:
         yield None
         return
-    with probability_file(path, placement, labels) as probabilities:
+    with probability_file(path, placement, labels, native=native) as probabilities:
         yield probabilities.write
 
 

@@ -1,5 +1,6 @@
 """Alarms: raised once, with the label's name and a likely cause; death only for runs that come to nothing."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,7 @@ def test_a_stuck_label_is_named_once_and_not_within_a_fifth_of_the_run() -> None
         (LabelFacts(40, 40, 12, 0.2), "too small"),
         (LabelFacts(2, 40, 900, 0.05), "too rare"),
         (LabelFacts(2, 40, 900, 0.005), "hardly been seen"),
+        (replace(PLENTY, centred=0.19), "found one after the other"),
         (PLENTY, "drawn differently"),
     ],
 )
