@@ -161,12 +161,18 @@ def test_sheared_scans_come_back_on_their_own_grid(model: Path, tmp_path: Path) 
     affine = np.eye(4)
     affine[0, 1] = 0.2
     path = write_scan(tmp_path / "scans" / "tilted.nii.gz", noise(SHAPE), affine)
-    [result] = run(tmp_path / "scans", model, tmp_path / "out", OPTIONS.model_copy(update={"save_probabilities": True}))
+    [result] = run(
+        tmp_path / "scans", model, tmp_path / "out", OPTIONS.model_copy(update={"save_probabilities": True, "uncertainty": True})
+    )
     assert result.status == "review"
-    assert any("probabilities are not written" in reason for reason in result.reasons)
     assert result.output is not None
-    assert nibabel.load(result.output).shape == nibabel.load(path).shape
-    assert (nibabel.load(result.output).affine == nibabel.load(path).affine).all()
+    labels, scan, entropies = (nibabel.load(file) for file in (result.output, path, tmp_path / "out" / "tilted_entropy.nii.gz"))
+    for image in (labels, entropies):
+        assert image.shape == scan.shape
+        assert (image.affine == scan.affine).all()
+    probabilities = np.load(tmp_path / "out" / "tilted.npz")["probabilities"]
+    np.testing.assert_array_equal(probabilities.argmax(axis=0), np.asarray(labels.dataobj).T)
+    np.testing.assert_allclose(probabilities.sum(axis=0), 1, atol=1e-5)
 
 
 # bad scans
