@@ -120,10 +120,11 @@ def test_a_trace_of_six_stages_is_quick() -> None:
     assert traced.parameters == pytest.approx(31.2e6, rel=0.01)
 
 
-def test_a_trace_does_not_import_torchs_compiler(repository_root: Path) -> None:
+def test_neither_traces_nor_the_probe_import_torchs_compiler(repository_root: Path) -> None:
     """It takes a second, a fifth of planning."""
     program = (
-        "import sys, torch\nfrom network_plans import kinds\nfrom autoseg3d.cost import trace_cost\n"
+        "import sys, torch\nfrom network_plans import kinds\nfrom autoseg3d.cost import measure_speed, trace_cost\n"
+        "measure_speed('cpu', seconds=0)\n"
         "for patch, plan in (kind for architecture in ('unet', 'resenc') for kind in kinds(architecture).values()):\n"
         "    trace_cost(plan, patch_size=patch, batch_size=2, in_channels=2, num_classes=3, device='cpu', dtype=torch.bfloat16)\n"
         "print('torch._dynamo' in sys.modules)"

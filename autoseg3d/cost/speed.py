@@ -12,7 +12,8 @@ from functools import cache
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.adamw import adamw
 
 from autoseg3d.allocator import keeping_freed_pages
 from autoseg3d.cost.forecast import trace_cost, training_dtype
@@ -135,7 +136,7 @@ def _steps(
     """A function that takes one training step and returns when the device has finished it."""
     module = build(network, in_channels, num_classes).to(device)
     average = copy.deepcopy(module).requires_grad_(False)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4, fused=device.type in ("cpu", "cuda"))
+    update = _adamw(list(module.parameters()), fused=device.type in ("cpu", "cuda"))
     loss = DeepSupervisionLoss(class_labels(num_classes), batch_dice=False, num_outputs=len(network.stages) - 1)
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(batch, in_channels, *patch, generator=generator).to(device)
@@ -143,19 +144,47 @@ def _steps(
     dtype = training_dtype(device.type)
 
     def step() -> float:
-        optimizer.zero_grad(set_to_none=True)
+        module.zero_grad(set_to_none=True)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype != torch.float32):
             outputs = module(image)
         value = loss(outputs, target)
         value.backward()
         nn.utils.clip_grad_norm_(module.parameters(), 12.0)
-        optimizer.step()
         with torch.no_grad():
+            update()
             for mean, new in zip(average.parameters(), module.parameters(), strict=True):
                 mean.lerp_(new, 0.01)
         return float(value.detach())  # waits for the device
 
     return step
+
+
+def _adamw(parameters: list[nn.Parameter], *, fused: bool) -> Callable[[], None]:
+    """A function that takes a step of AdamW. torch's optimiser object would import its compiler, which takes a second."""
+    means, squares = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
+    device = parameters[0].device if fused else None
+    steps: list[Tensor] = [torch.zeros((), device=device) for _ in parameters]
+
+    def update() -> None:
+        adamw(
+            list[Tensor](parameters),
+            [p.grad for p in parameters if p.grad is not None],
+            means,
+            squares,
+            [],
+            steps,
+            fused=fused,
+            foreach=False,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=1e-4,
+            weight_decay=0.01,
+            eps=1e-8,
+            maximize=False,
+        )
+
+    return update
 
 
 def _timed(step: Callable[[], float]) -> tuple[float, float]:
