@@ -19,7 +19,7 @@ _IMPLICIT, _BIG_ENDIAN, _DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", 
 _LONG_FORMS = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _END_OF_ITEM, _END_OF_SEQUENCE = (0xFFFE, 0xE000), (0xFFFE, 0xE00D), (0xFFFE, 0xE0DD)
-_META, _SYNTAX, _PIXELS = 0x0002, (0x0002, 0x0010), (0x7FE0, 0x0010)
+_META, _SYNTAX, _PIXELS, _VALUE_TABLE = 0x0002, (0x0002, 0x0010), (0x7FE0, 0x0010), (0x0028, 0x3000)
 
 
 def starts_like_dicom(head: bytes) -> bool:
@@ -34,17 +34,27 @@ def starts_like_dicom(head: bytes) -> bool:
 def pixel_bytes(file: Path) -> int | None:
     """Bytes of uncompressed pixels, all there; None where they are compressed.
 
-    Raises E_TRUNCATED where the file ends before its pixels do, E_DICOM where its elements do not follow each other.
+    Raises E_TRUNCATED where the file ends before its pixels do, E_DICOM where its elements do not follow each other, or where
+    a table gives the values of the pixels, which decoders pass over.
     """
     size = file.stat().st_size
     with open(file, "rb") as stream:
         try:
             return _length_of_pixels(stream, size)
+        except _ValueTableError as error:
+            what = "the values of the pixels are given by a table, which is not supported"
+            raise ReadError(
+                what, file=file, field="ModalityLUTSequence", code="E_DICOM", remedy="Export the series with a rescale slope instead"
+            ) from error
         except EOFError as error:
             raise truncated(file, wanted="more", got=size) from error
         except ValueError as error:
             what = f"the elements of the DICOM file do not follow each other ({error})"
             raise ReadError(what, file=file, code="E_DICOM", remedy="Export the series again") from error
+
+
+class _ValueTableError(Exception):
+    """A modality look-up table stands where others have a rescale slope."""
 
 
 def _length_of_pixels(stream: IO[bytes], size: int) -> int | None:
@@ -55,6 +65,8 @@ def _length_of_pixels(stream: IO[bytes], size: int) -> int | None:
     walk = _Walk(stream, size, explicit=syntax != _IMPLICIT, order=">" if syntax == _BIG_ENDIAN else "<")
     while True:
         tag, length = walk.header()
+        if tag == _VALUE_TABLE and length:
+            raise _ValueTableError
         walk.skip(length)
         if tag == _PIXELS:
             return None if length == _UNDEFINED else length

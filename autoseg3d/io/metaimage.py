@@ -13,6 +13,7 @@ from autoseg3d.errors import GeometryError, ReadError
 from autoseg3d.io.grids import checked, from_lps, positive
 from autoseg3d.io.nifti_forms import GeometryChoice
 from autoseg3d.io.payload import GZIP_MAGIC, Compression, Payload, beside, open_payload
+from autoseg3d.io.text_voxels import open_text
 from autoseg3d.io.voxels import Layout
 
 _LONGEST_HEADER = 1 << 16
@@ -23,6 +24,8 @@ _DTYPES = {
     "MET_USHORT": "u2",
     "MET_INT": "i4",
     "MET_UINT": "u4",
+    "MET_LONG": "i4",
+    "MET_ULONG": "u4",
     "MET_LONG_LONG": "i8",
     "MET_ULONG_LONG": "u8",
     "MET_FLOAT": "f4",
@@ -87,9 +90,22 @@ def open_metaimage(path: Path, *, geometry: GeometryChoice = "auto") -> Iterator
     header = _header(path)
     layout = _layout(header, geometry)
     data, start = _place(header)
+    if _is_text(header):
+        with open_text(data, layout, start=start, spelling="numbers") as payload:
+            yield payload, layout
+        return
     with open_payload(data, start=start, compression=_compression(header, data, start)) as payload:
         payload.skip_to(_skip(header, payload, layout.num_bytes))
         yield payload, layout
+
+
+def _is_text(header: _Header) -> bool:
+    if header.fields.get("BinaryData", "True").lower() not in ("false", "0"):
+        return False
+    for field in ("CompressedData", "HeaderSize"):
+        if header.fields.get(field, "0").lower() not in ("false", "0"):
+            raise _bad(header.path, field, "does not go with voxels as text", header.fields[field])
+    return True
 
 
 def _header(path: Path) -> _Header:
@@ -139,8 +155,6 @@ def _skip(header: _Header, payload: Payload, num_bytes: int) -> int:
 
 def _layout(header: _Header, choice: GeometryChoice) -> Layout:
     path = header.path
-    if header.fields.get("BinaryData", "True").lower() in ("false", "0"):
-        raise _bad(path, "BinaryData", "must be True: voxels as text are not supported", "False")
     dims = header.integers("NDims", 1)[0]
     if dims not in (3, 4):
         raise GeometryError("not a volume", file=path, field="NDims", code="E_DIM", wanted=3, got=dims)
@@ -151,12 +165,30 @@ def _layout(header: _Header, choice: GeometryChoice) -> Layout:
     kind = _DTYPES.get(header.fields.get("ElementType", "").removesuffix("_ARRAY"))
     if kind is None:
         raise ReadError("voxel type not supported", file=path, field="ElementType", code="E_DTYPE", got=header.fields.get("ElementType"))
+    _refuse_unheeded(header)
     matrix, notes = _matrix(header, dims, choice)
     x, y, z = sizes[:3]
     grid, grid_notes = checked((z, y, x), from_lps(matrix), path=path)
     channels = components if components > 1 else (sizes[3] if dims == 4 else 1)
     dtype = np.dtype((">" if header.flag("BinaryDataByteOrderMSB") else "<") + kind)
     return Layout(geometry=grid, dtype=dtype, channels=channels, interleaved=components > 1, notes=notes + grid_notes)
+
+
+def _refuse_unheeded(header: _Header) -> None:
+    """Fields that change what the numbers mean, and that readers in common use pass over without a word."""
+    if (unit := header.fields.get("DistanceUnits", "mm").lower()) not in ("mm", "?", ""):
+        raise GeometryError("lengths must be in millimetres", file=header.path, field="DistanceUnits", code="E_UNIT", wanted="mm", got=unit)
+    for field, neutral in (("ElementToIntensityFunctionSlope", 1.0), ("ElementToIntensityFunctionOffset", 0.0)):
+        if field in header.fields and header.numbers(field, 1)[0] != neutral:
+            raise ReadError(
+                "the header scales the voxel values, which other readers do not heed",
+                file=header.path,
+                field=field,
+                code="E_SCALE",
+                wanted=f"{neutral:g}",
+                got=header.fields[field],
+                remedy="Store the scaled values themselves, or remove the field if the numbers are the values",
+            )
 
 
 def _matrix(header: _Header, dims: int, choice: GeometryChoice) -> tuple[np.ndarray, tuple[str, ...]]:

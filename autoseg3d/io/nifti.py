@@ -51,7 +51,17 @@ def _layout(fields: Fields, choice: GeometryChoice, path: Path, *, notes: tuple[
     notes += grid_notes
     if len(fields.shape) == 2:
         notes += ("a single slice",)
-    return Layout(geometry=grid, dtype=fields.dtype, channels=channels, slope=fields.slope, intercept=fields.intercept, notes=notes)
+    if not fields.offset_stated:
+        notes += ("the header does not say where the voxels begin; by the length of the file they follow it at once",)
+    return Layout(
+        geometry=grid,
+        dtype=fields.dtype,
+        channels=channels,
+        slope=fields.slope,
+        intercept=fields.intercept,
+        last=not fields.offset_stated,
+        notes=notes,
+    )
 
 
 def header_file(path: Path) -> Path:

@@ -52,7 +52,10 @@ FIELDS = {
 
 @dataclass(frozen=True)
 class Fields:
-    """Header fields as stored, numbers in native order."""
+    """Header fields as stored, numbers in native order.
+
+    offset_stated  whether a single file says where its voxels begin; where it does not, `vox_offset` is the first place it may be
+    """
 
     version: int
     byte_order: str
@@ -61,6 +64,7 @@ class Fields:
     dtype: np.dtype
     pixdim: tuple[float, ...]
     vox_offset: int
+    offset_stated: bool
     slope: float
     intercept: float
     xyzt_units: int
@@ -136,6 +140,7 @@ def parse(head: bytes, path: Path) -> Fields:
         dtype=_dtype(values["datatype"][0], values["bitpix"][0], order, path),
         pixdim=values["pixdim"],
         vox_offset=_first_voxel(values["vox_offset"][0], FIRST_VOXEL[version] if single else 0, path),
+        offset_stated=not single or values["vox_offset"][0] != 0,
         slope=slope,
         intercept=intercept,
         xyzt_units=values["xyzt_units"][0],

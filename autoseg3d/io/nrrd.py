@@ -14,6 +14,7 @@ from autoseg3d.errors import GeometryError, ReadError
 from autoseg3d.io.grids import checked, positive
 from autoseg3d.io.nifti_forms import GeometryChoice
 from autoseg3d.io.payload import Compression, Payload, beside, open_payload
+from autoseg3d.io.text_voxels import Spelling, open_text
 from autoseg3d.io.voxels import Layout
 
 _LONGEST_HEADER = 1 << 16
@@ -31,6 +32,7 @@ _TYPE_NAMES = {
 }
 _DTYPES = {name: dtype for dtype, names in _TYPE_NAMES.items() for name in names.split(",")}
 _COMPRESSIONS: dict[str, Compression] = {"raw": "none", "gz": "gzip", "gzip": "gzip", "bz2": "bzip2", "bzip2": "bzip2"}
+_SPELLINGS: dict[str, Spelling] = {"ascii": "numbers", "text": "numbers", "txt": "numbers", "hex": "hex"}
 _OTHER_NAMES = {
     "datafile": "data file",
     "byteskip": "byte skip",
@@ -92,9 +94,15 @@ def open_nrrd(path: Path, *, geometry: GeometryChoice = "auto") -> Iterator[tupl
     layout = _layout(header, geometry)
     data, start = _place(header)
     encoding = header.get("encoding").lower()
-    if encoding not in _COMPRESSIONS:
-        raise _bad(path, "encoding", f"must be one of {', '.join(_COMPRESSIONS)}", encoding)
+    if encoding not in (*_COMPRESSIONS, *_SPELLINGS):
+        raise _bad(path, "encoding", f"must be one of {', '.join((*_COMPRESSIONS, *_SPELLINGS))}", encoding)
     skip = _byte_skip(header, data, start, layout.num_bytes, raw=encoding == "raw")
+    if encoding in _SPELLINGS:
+        if skip:
+            raise _bad(path, "byte skip", f"does not go with encoding {encoding}", skip)
+        with open_text(data, layout, start=start, spelling=_SPELLINGS[encoding]) as payload:
+            yield payload, layout
+        return
     with open_payload(data, start=start, compression=_COMPRESSIONS[encoding]) as payload:
         payload.skip_to(skip)
         yield payload, layout
@@ -170,7 +178,8 @@ def _dtype(header: _Header) -> np.dtype:
         raise ReadError(
             "voxel type not supported", file=header.path, field="type", code="E_DTYPE", wanted="a number type", got=header.get("type")
         )
-    order = {"little": "<", "big": ">"}.get(header.fields.get("endian", "little" if kind[1] == "1" else "").lower())
+    unordered = kind[1] == "1" or _SPELLINGS.get(header.get("encoding").lower()) == "numbers"
+    order = {"little": "<", "big": ">"}.get(header.fields.get("endian", "little" if unordered else "").lower())
     if order is None:
         raise _bad(header.path, "endian", "must be little or big", header.fields.get("endian"))
     return np.dtype(order + kind)

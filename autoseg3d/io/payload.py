@@ -79,7 +79,7 @@ class Payload:
 
     def __init__(self, path: Path, file: IO[bytes], *, start: int, compression: Compression) -> None:
         self.path, self.compression = path, compression
-        self.bytes_on_disk = os.fstat(file.fileno()).st_size - start
+        self.bytes_on_disk = file.seek(0, os.SEEK_END) - start
         self.position = 0
         self._file, self._start = file, start
         self._stream = self._restart()

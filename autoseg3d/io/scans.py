@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from autoseg3d.io.payload import reading
 from autoseg3d.io.volume import SUPPORTED
 
 _NAMES_SHOWN = 5
+# Patient, study, series and a few folders above them.
+_DEEPEST = 6
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ def find_scans(path: Path | str, *, num_channels: int, file_ending: str | None =
     """The scans at `path`, sorted by id, as CaseFiles without labels. Nothing is opened but to recognise DICOM.
 
     Args:
-        path: a file, a folder of files, a folder of folders that hold one DICOM series each, or one such series.
+        path: a file, a folder of files, one DICOM series, or a folder with such series at any depth, as on a hospital's disc;
+            each is called by the folders that lead to it.
         num_channels: how many images the model takes. Several are named CASE_0000.ext, CASE_0001.ext, …, or stacked along
             the fourth axis of CASE.ext; one may be named CASE.ext or CASE_0000.ext.
         file_ending: take only files with this ending; None takes every supported one.
@@ -55,15 +58,24 @@ def _entries(path: Path, ending: str | None) -> list[_Entry]:
         return _siblings(path)
     if path.suffix.lower() != ".dcm" and not _has_volumes(path) and dicom_files(path):
         return [_Entry(path, path.resolve().name)]
-    found = []
+    found: list[_Entry] = []
     for entry in listing(path)[0]:
         stem, known = split_ending(entry.name)
         if entry.is_dir():
-            if ending is None and dicom_files(entry):
-                found.append(_Entry(entry, entry.name))
+            if ending is None:
+                found += _series(entry, entry.name, depth=_DEEPEST)
         elif known and (ending is None or known == ending.lower()):
             found.append(_Entry(entry, stem))
     return found
+
+
+def _series(folder: Path, name: str, *, depth: int) -> Iterator[_Entry]:
+    """Every folder of DICOM slices, from `folder` downwards; links to folders are followed at the top alone."""
+    if dicom_files(folder):
+        yield _Entry(folder, name)
+    for below in listing(folder)[0] if depth > 0 else ():
+        if below.is_dir() and not below.is_symlink():
+            yield from _series(below, f"{name}_{below.name}", depth=depth - 1)
 
 
 def _siblings(path: Path) -> list[_Entry]:

@@ -42,6 +42,7 @@ class Layout:
     channels  length of the fourth axis, 1 for a plain volume; the slowest axis unless `interleaved`
     dtype     type and byte order of one stored number; the value is number × slope + intercept
     footer    whether the format may store more after the voxels
+    last      whether nothing may follow the voxels: a file that does not say where they begin must prove it by its length
     """
 
     geometry: Geometry
@@ -51,6 +52,7 @@ class Layout:
     slope: float = 1.0
     intercept: float = 0.0
     footer: bool = False
+    last: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -66,13 +68,22 @@ class Layout:
 def load_numbers(payload: Payload, layout: Layout) -> tuple[np.ndarray, tuple[str, ...]]:
     """The stored numbers, (C, Z, Y, X) in `layout.dtype`, writable, and notes. The payload is verified to its end.
 
-    Raises E_TRUNCATED where bytes are missing and E_DIM where a whole plane or more follows the volume, since then
-    the header's sizes or type are wrong; a shorter surplus is noted.
+    Raises E_TRUNCATED where bytes are missing, E_DIM where a whole plane or more follows the volume, since then the
+    header's sizes or type are wrong (a shorter surplus is noted), and E_HEADER where anything follows although nothing may.
     """
     raw = payload.array(layout.num_bytes)
     surplus = payload.finish()
     if layout.footer:
         surplus = 0
+    if surplus and layout.last:
+        raise ReadError(
+            "the header does not say where the voxels begin, and the length of the file does not show it",
+            file=payload.path,
+            code="E_HEADER",
+            wanted=f"{layout.num_bytes} bytes after the header",
+            got=f"{layout.num_bytes + surplus}",
+            remedy="Export the scan again; vox_offset in its header must not be 0",
+        )
     sizes = [n for n in (*layout.geometry.shape, layout.channels) if n > 1]
     if surplus >= layout.num_bytes // max(sizes, default=1):
         raise GeometryError(

@@ -109,6 +109,20 @@ def test_missing_or_uneven_slices(tmp_path: Path, depths: list[float]) -> None:
     assert "gap mm" in text
 
 
+def test_a_slice_that_is_shifted_sideways(tmp_path: Path) -> None:
+    """Its distance to the others along the normal is right, so only its place in the plane tells."""
+    moved = AFFINE.copy()
+    moved[:3, 3] += 3 * AFFINE[:3, 0]
+    folder = make_series(tmp_path / "s")
+    make_slice(folder / "3_3.dcm", ARRAY[3], moved, 3)
+    text = _refused(folder, "E_SLICES")
+    assert "sideways" in text
+    assert "2.10" in text  # three voxels of 0.7 mm
+    moved[:3, 3] -= 2.9 * AFFINE[:3, 0]
+    make_slice(folder / "3_3.dcm", ARRAY[3], moved, 3)
+    assert np.array_equal(read_volume(folder).array, ARRAY)
+
+
 def test_uneven_by_rounding_is_even(tmp_path: Path) -> None:
     assert read_volume(make_series(tmp_path / "s", depths=[0, 1.02, 1.99, 3, 4.01, 5])).notes == ()
 
@@ -123,7 +137,9 @@ def test_series_that_do_not_belong_together(tmp_path: Path) -> None:
     for path in (tmp_path / "two/more").iterdir():
         path.rename(tmp_path / "two" / f"b{path.name}")
     (tmp_path / "two/more").rmdir()
-    assert "several series" in _refused(tmp_path / "two", "E_SERIES")
+    text = _refused(tmp_path / "two", "E_SERIES")
+    assert "several series" in text
+    assert [line.split()[0] for line in text.splitlines()[2:4]] == ["6", "6"]  # two parts of six slices
     scout = make_series(tmp_path / "scout")
     make_slice(scout / "scout.dcm", ARRAY[0], turned_affine((90.0, 0.0, 0.0), (0.7, 0.9, 2.5), (0.0, 0.0, 0.0)), 0)
     assert "different orientations" in _refused(scout, "E_SERIES")
@@ -141,10 +157,16 @@ def test_a_tilted_gantry(tmp_path: Path) -> None:
     assert "tilted gantry" in _refused(make_series(tmp_path / "s", affine=tilted), "E_TILT")
 
 
+VALUE_TABLE = pydicom.dataset.Dataset()
+VALUE_TABLE.add_new("LUTDescriptor", "US", [4, 0, 16])
+VALUE_TABLE.add_new("LUTData", "OW", bytes(8))
+
+
 @pytest.mark.parametrize(
     ("tags", "code"),
     [
         ({"PhotometricInterpretation": "MONOCHROME1"}, "E_DICOM"),
+        ({"ModalityLUTSequence": [VALUE_TABLE]}, "E_DICOM"),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.66.4"}, "E_DICOM"),
         ({"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]}, "E_NO_ORIENT"),
         ({"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}, "E_NO_ORIENT"),

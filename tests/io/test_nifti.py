@@ -122,6 +122,22 @@ def test_lies_of_the_header(make_nifti: MakeNifti, volume: np.ndarray, name: str
     assert _code(make_nifti(name, volume, **fields)) == code
 
 
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_a_file_that_does_not_say_where_its_voxels_begin_must_prove_it(
+    make_nifti: MakeNifti, volume: np.ndarray, name: str, version: int
+) -> None:
+    """Readers that trust a zero there take the header itself for voxels, or begin four bytes early."""
+    path = make_nifti(name, volume, version=version, vox_offset=0)
+    read = read_volume(path)
+    assert np.array_equal(read.array, volume)
+    assert ["begin" in note for note in read.notes] == [True]
+    data = gzip.decompress(path.read_bytes()) if name.endswith("gz") else path.read_bytes()
+    for other, code in ((data + b"ab", "E_HEADER"), (data[:-4], "E_TRUNCATED"), (data[:348] + bytes(16) + data[348:], "E_HEADER")):
+        path.write_bytes(gzip.compress(other) if name.endswith("gz") else other)
+        assert _code(path) == code
+
+
 def test_a_few_bytes_after_the_voxels_are_noted(tmp_path: Path, volume: np.ndarray) -> None:
     (tmp_path / "a.nii").write_bytes(nifti_bytes(volume, np.eye(4)) + b"end")
     read = read_volume(tmp_path / "a.nii")

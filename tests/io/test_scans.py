@@ -119,6 +119,16 @@ def test_series_of_slices(tmp_path: Path) -> None:
         assert load_case(case, labels=None).case.image.ndim == 4
 
 
+def test_series_at_any_depth_as_on_a_disc(tmp_path: Path) -> None:
+    for place in ("disc/DICOM/ST0/SE1", "disc/DICOM/ST0/SE2", "disc/DICOM/__MACOSX"):
+        make_series(tmp_path / place)
+    touch(tmp_path / "disc", "DICOMDIR", "autorun.inf")
+    (tmp_path / "disc/DICOM/ST0/up").symlink_to(tmp_path / "disc")
+    assert found(tmp_path / "disc") == {"DICOM_ST0_SE1": ["SE1"], "DICOM_ST0_SE2": ["SE2"]}
+    for case in find_scans(tmp_path / "disc", num_channels=1):
+        assert load_case(case, labels=None).notes == ()
+
+
 def test_a_bad_scan_does_not_stop_the_others(tmp_path: Path) -> None:
     touch(tmp_path, "rubbish.nii.gz")
     (tmp_path / "loop.nii.gz").symlink_to(tmp_path / "loop.nii.gz")

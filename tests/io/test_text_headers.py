@@ -64,6 +64,34 @@ def test_truncation_and_damage(
     assert _code(make(path, volume, data=little * 2)) == "E_DIM"
 
 
+def _spelt(array: np.ndarray) -> bytes:
+    return "\n".join(" ".join(map(str, row)) for row in array.reshape(-1, array.shape[-1]).tolist()).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("make", "how"), [(nrrd, {"encoding": "ascii"}), (nrrd, {"encoding": "txt", "endian": "big"}), (meta, {"BinaryData": "False"})]
+)
+def test_voxels_as_text(tmp_path: Path, volume: np.ndarray, make: Make, how: dict[str, str]) -> None:
+    path, text = tmp_path / "a.x", _spelt(volume)
+    assert np.array_equal(read_volume(make(path, volume, data=text, **how)).array, volume)
+    assert np.array_equal(read_volume(make(path, volume, data=text.replace(b" ", b", "), **how)).array, volume)
+    kind = {"type": "float"} if make is nrrd else {"ElementType": "MET_FLOAT"}
+    assert np.array_equal(read_volume(make(path, volume, data=_spelt(volume / 4), **how, **kind)).array, volume / 4)
+    for end in (1, 2, 5, 60):
+        assert _code(make(path, volume, data=text[:-end], **how)) == "E_TRUNCATED"
+    assert _code(make(path, volume, data=text * 2, **how)) == "E_DIM"
+    for wrong in (text.replace(b"-300", b"-3x0"), text.replace(b"-300", b"-30000000"), text.replace(b"-300", b"3.5")):
+        assert _code(make(path, volume, data=wrong, **how)) == "E_CORRUPT"
+
+
+def test_voxels_as_hexadecimal_digits(tmp_path: Path, volume: np.ndarray) -> None:
+    digits = volume.astype(">i2").tobytes().hex("\n", 20).encode()
+    how = {"encoding": "hex", "endian": "big"}
+    assert np.array_equal(read_volume(nrrd(tmp_path / "a.nrrd", volume, data=digits, **how)).array, volume)
+    assert _code(nrrd(tmp_path / "a.nrrd", volume, data=digits[:-1], **how)) == "E_CORRUPT"
+    assert _code(nrrd(tmp_path / "a.nrrd", volume, data=digits[:-2], **how)) == "E_TRUNCATED"
+
+
 @pytest.mark.parametrize(
     ("make", "big", "skip"),
     [
@@ -76,6 +104,11 @@ def test_byte_order_and_bytes_before_the_voxels(tmp_path: Path, volume: np.ndarr
     for size in ("-1", "4"):
         path = make(tmp_path / "a.x", volume, data=b"junk" + volume.astype("<i2").tobytes(), **{skip: size})
         assert np.array_equal(read_volume(path).array, volume)
+
+
+def test_fields_that_say_the_usual_change_nothing(tmp_path: Path, volume: np.ndarray) -> None:
+    usual = {"DistanceUnits": "mm", "ElementToIntensityFunctionSlope": "1.0", "ElementToIntensityFunctionOffset": "0"}
+    assert np.array_equal(read_volume(meta(tmp_path / "a.mha", volume, **usual)).array, volume)
 
 
 @pytest.mark.parametrize(("make", "origin"), [(nrrd, "space origin"), (meta, "Offset")])
@@ -114,7 +147,9 @@ def test_spacings_that_are_none(tmp_path: Path, volume: np.ndarray, spacings: st
         (nrrd, {"sizes": "6 5 four"}, "E_HEADER"),
         (nrrd, {"type": "block"}, "E_DTYPE"),
         (nrrd, {"endian": "middle"}, "E_HEADER"),
-        (nrrd, {"encoding": "ascii"}, "E_HEADER"),
+        (nrrd, {"encoding": "ascii"}, "E_CORRUPT"),
+        (nrrd, {"encoding": "lz4"}, "E_HEADER"),
+        (nrrd, {"encoding": "hex", "byte_skip": "4"}, "E_HEADER"),
         (nrrd, {"space": "scanner-xyz"}, "E_NO_ORIENT"),
         (nrrd, {"space_directions": "(2,0,0) (0,2,0)"}, "E_HEADER"),
         (nrrd, {"space_directions": "(2,0,0) (0,2,0) (0,0,x)"}, "E_HEADER"),
@@ -140,8 +175,10 @@ def test_spacings_that_are_none(tmp_path: Path, volume: np.ndarray, spacings: st
         (meta, {"NDims": "inf"}, "E_HEADER"),
         (meta, {"ElementNumberOfChannels": "RGB"}, "E_HEADER"),
         (meta, {"DimSize": "600 500 400"}, "E_TRUNCATED"),
-        (meta, {"ElementType": "MET_LONG"}, "E_DTYPE"),
-        (meta, {"BinaryData": "False"}, "E_HEADER"),
+        (meta, {"ElementType": "MET_LONG"}, "E_TRUNCATED"),  # four bytes each, whatever a C compiler makes of the word
+        (meta, {"ElementType": "MET_STRING"}, "E_DTYPE"),
+        (meta, {"BinaryData": "False"}, "E_CORRUPT"),
+        (meta, {"BinaryData": "False", "CompressedData": "True"}, "E_HEADER"),
         (meta, {"TransformMatrix": "1 0 0 0 1 0 0 0"}, "E_HEADER"),
         (meta, {"TransformMatrix": "1 0 0 0 1 0 0 0 nan"}, "E_GEOMETRY"),
         (meta, {"TransformMatrix": "1 0 0 1 0 0 0 0 1"}, "E_GEOMETRY"),
@@ -150,6 +187,9 @@ def test_spacings_that_are_none(tmp_path: Path, volume: np.ndarray, spacings: st
         (meta, {"ElementSpacing": "2 2 0.001"}, "E_SPACING"),
         (meta, {"ElementDataFile": "LIST"}, "E_HEADER"),
         (meta, {"HeaderSize": "-2"}, "E_HEADER"),
+        (meta, {"DistanceUnits": "cm"}, "E_UNIT"),
+        (meta, {"ElementToIntensityFunctionSlope": "2"}, "E_SCALE"),
+        (meta, {"ElementToIntensityFunctionOffset": "-1024"}, "E_SCALE"),
         (meta, {"drop": ("TransformMatrix",)}, "E_NO_ORIENT"),
         (meta, {"drop": ("ElementSpacing",)}, "E_HEADER"),
         (meta, {"drop": ("ElementDataFile",)}, "E_HEADER"),
