@@ -10,7 +10,7 @@ import numpy as np
 from autoseg3d.case import Case
 from autoseg3d.fingerprinting.intensities import IntensitySketch, quantiles, sketch
 from autoseg3d.geometry import Geometry
-from autoseg3d.ops.components import count_components
+from autoseg3d.ops.components import Box, count_components, value_boxes
 from autoseg3d.ops.cropping import nonzero_box
 from planners.contract import Contract
 from planners.fingerprint import CaseFingerprint, LabelObservation
@@ -19,8 +19,6 @@ from planners.labels import LabelTable
 # Counting parts of a larger box would take longer than all the rest of the case.
 _LARGEST_COUNTED_BOX = 2**25
 _LABEL_QUANTILES = np.array([0.05, 0.5, 0.95])
-
-_Slices = tuple[slice, slice, slice]
 
 
 class Observation(Contract):
@@ -71,12 +69,10 @@ def _foreground_sketches(image: np.ndarray, indices: np.ndarray) -> tuple[Intens
 
 def _labels(case: Case, indices: np.ndarray, table: LabelTable) -> dict[str, LabelObservation]:
     """One observation per label or region of the table, by name."""
-    from scipy import ndimage  # a third of the start-up of a process that only looks at what workers found
-
-    boxes = ndimage.find_objects(indices, max_label=len(table.values))
+    boxes = value_boxes(indices)
     observed = {}
     for label, members in zip(table.labels, table.class_members, strict=True):
-        box = _union([boxes[i - 1] for i in members if boxes[i - 1] is not None])
+        box = _union([boxes[i] for i in members if i in boxes])
         if box is None:
             observed[label.name] = LabelObservation(voxels=0, volume_ml=0.0)
         else:
@@ -86,14 +82,14 @@ def _labels(case: Case, indices: np.ndarray, table: LabelTable) -> dict[str, Lab
     return observed
 
 
-def _union(boxes: list[_Slices]) -> _Slices | None:
+def _union(boxes: list[Box]) -> Box | None:
     if not boxes:
         return None
     z, y, x = (slice(min(s.start for s in sides), max(s.stop for s in sides)) for sides in zip(*boxes, strict=True))
     return (z, y, x)
 
 
-def _observe_label(case: Case, mask: np.ndarray, box: _Slices) -> LabelObservation:
+def _observe_label(case: Case, mask: np.ndarray, box: Box) -> LabelObservation:
     """One label that is present; `mask` is its voxels within `box`, the smallest box around them."""
     voxels = int(np.count_nonzero(mask))
     whole = case.geometry.shape
@@ -112,7 +108,7 @@ def _quantiles(values: np.ndarray) -> tuple[float, float, float]:
     return (float(low), float(middle), float(high))
 
 
-def _canonical_centroid(mask: np.ndarray, box: _Slices, geometry: Geometry) -> tuple[float, float, float]:
+def _canonical_centroid(mask: np.ndarray, box: Box, geometry: Geometry) -> tuple[float, float, float]:
     """Centre of mass as fractions of the field of view along (S, A, R); a voxel's centre lies half a voxel inside."""
     stored = [(mean + 0.5 + side.start) / n for mean, side, n in zip(_mean_indices(mask), box, geometry.shape, strict=True)]
     axes, flips = geometry.to_canonical()

@@ -45,10 +45,36 @@ def largest_component(mask: np.ndarray) -> np.ndarray:
 
 
 def value_boxes(label_map: np.ndarray) -> dict[int, Box]:
-    """The smallest box around each value above 0 of a (Z, Y, X) map of non-negative integers, in one pass."""
-    from scipy import ndimage
+    """The smallest box around each value above 0 of a (Z, Y, X) map of integers, by value, in one pass."""
+    depth, height, width = label_map.shape
+    count = max(0, int(label_map.max(initial=0))) + 1
+    planes, rows = np.zeros((count, depth), dtype=bool), np.zeros((count, height), dtype=bool)
+    first, last = np.full(count, width), np.zeros(count, dtype=np.int64)
+    for z, plane in enumerate(label_map):
+        values, y, start, end = _runs(plane)
+        planes[values, z] = True
+        rows[values, y] = True
+        np.minimum.at(first, values, start)
+        np.maximum.at(last, values, end)
+    found = (int(value) for value in np.flatnonzero(planes.any(axis=1)) if value > 0)
+    return {value: (_span(planes[value]), _span(rows[value]), slice(int(first[value]), int(last[value]))) for value in found}
 
-    return {value: box for value, box in enumerate(ndimage.find_objects(label_map), start=1) if box is not None}
+
+def _runs(plane: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Value, row, first column and column behind the last of each run of one value above 0 along the rows of a plane (Y, X)."""
+    begins = np.ones(plane.shape, dtype=bool)
+    np.not_equal(plane[:, 1:], plane[:, :-1], out=begins[:, 1:])
+    y, start = np.nonzero(begins)
+    end = np.append(start[1:], 0)
+    end[end == 0] = plane.shape[1]  # the next run begins a row
+    values = plane[y, start].astype(np.int64)
+    kept = values > 0
+    return values[kept], y[kept], start[kept], end[kept]
+
+
+def _span(occupied: np.ndarray) -> slice:
+    indices = np.flatnonzero(occupied)
+    return slice(int(indices[0]), int(indices[-1]) + 1)
 
 
 def remove_components(

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from autoseg3d.ops.components import value_boxes
 from planners.labels import LabelTable
 
 ANNOTATED = -1
@@ -22,19 +23,17 @@ def class_locations(labels: np.ndarray, table: LabelTable) -> dict[int, np.ndarr
     voxels of everything else. Of n voxels 10,000 are drawn, or all if fewer, or 1 % if that is more (nnU-Net's rule; the
     random numbers are our own, since its generator would need 8 bytes for each of the n).
     """
-    from scipy import ndimage  # kept out of the start-up of processes that prepare nothing
-
     rng = np.random.default_rng(_SEED)
-    boxes = ndimage.find_objects(labels, max_label=len(table.values))
+    boxes = value_boxes(labels)
     first = 0 if table.has_regions else 1
     locations = {}
     for channel, members in enumerate(table.class_members, start=first):
-        present = [i for i in members if boxes[i - 1] is not None]
+        present = [i for i in members if i in boxes]
         if not present:
             locations[channel] = np.empty((0, 3), dtype=np.int32)
             continue
         box = tuple(
-            slice(min(b.start for b in sides), max(b.stop for b in sides)) for sides in zip(*(boxes[i - 1] for i in present), strict=True)
+            slice(min(b.start for b in sides), max(b.stop for b in sides)) for sides in zip(*(boxes[i] for i in present), strict=True)
         )
         part = labels[box]
         mask = part == present[0] if len(present) == 1 else np.isin(part, present)

@@ -31,6 +31,9 @@ RECIPE_FILE = "recipe.json"
 _WAIT_SECONDS = 1.0
 # Left free on the disk for everything else.
 _SPARE_BYTES = 200 * 2**20
+# While a further process starts, those that run prepare about so many voxels; opening and storing a case costs as much as some.
+_VOXELS_WORTH_A_WORKER = 3e7
+_VOXELS_PER_CASE = 1e5
 
 Source = tuple[tuple[str, int, int], ...]
 
@@ -54,7 +57,8 @@ def prepare(
 
     Args:
         case_ids: which cases, all by default.
-        workers: processes; fewer are used where memory does not suffice for so many cases at once.
+        workers: processes; fewer are used where memory does not suffice for so many cases at once, or where the work is
+            done before another process would have started.
         geometry: which statement of a NIfTI header to follow where they disagree.
 
     Raises UsageError for unknown cases, StorageError (E_DISK_FULL before any work where the forecast exceeds the free
@@ -134,15 +138,17 @@ def sweep(target: Path) -> None:
 
 @dataclass(frozen=True)
 class _Forecast:
-    """What missing cases will take: bytes on disk in all, bytes in memory for the largest."""
+    """What missing cases will take: bytes on disk in all, bytes in memory for the largest, voxels to go through in all."""
 
     disk: int
     memory: int
+    voxels: float
 
 
 def _forecast(cases: Sequence[CaseFiles], configuration: Configuration, plan: Plan, geometry: GeometryChoice) -> _Forecast:
     """Upper bounds from the headers alone, as if nothing were cropped; unreadable files count nothing."""
     disk = memory = 0
+    voxels = 0.0
     channels = len(plan.channel_names)
     image_bytes = 4 if "none" in configuration.normalization else 2
     for case in cases:
@@ -150,9 +156,10 @@ def _forecast(cases: Sequence[CaseFiles], configuration: Configuration, plan: Pl
             grid = read_geometry(case.images[0], geometry=geometry)
             native, working = _voxels(grid.shape), _working_voxels(grid.shape, grid.spacing_mm, configuration)
             disk += working * (channels * image_bytes + 2)
+            voxels += channels * (native + working) / 2 + _VOXELS_PER_CASE
             # Read and cropped image, labels and mask; one resized channel between, the result and its stored form.
             memory = max(memory, native * (8 * channels + 8) + max(native, working) * 4 + working * (6 * channels + 6))
-    return _Forecast(disk, memory)
+    return _Forecast(disk, memory, voxels)
 
 
 def _voxels(shape: Sequence[int]) -> int:
@@ -180,9 +187,10 @@ def _check_space(target: Path, forecast: _Forecast) -> None:
 
 
 def _affordable(workers: int, forecast: _Forecast) -> int:
-    """As many processes as fit into four fifths of the free memory, each with the largest case; at least one."""
+    """As many processes as fit into four fifths of the free memory, each with the largest case, and are worth it; at least one."""
     available = 0.8 * psutil.virtual_memory().available
-    return max(1, min(workers, int(available / max(forecast.memory, 1))))
+    worth = 1 + int(forecast.voxels / _VOXELS_WORTH_A_WORKER)
+    return max(1, min(workers, worth, int(available / max(forecast.memory, 1))))
 
 
 @dataclass(frozen=True)

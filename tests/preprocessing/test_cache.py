@@ -78,6 +78,34 @@ def test_a_user_that_was_killed_uses_nothing_any_more(cache: Path) -> None:
     assert not (cache / KEY).exists()
 
 
+READER = """
+import sys
+from pathlib import Path
+sys.path[:0] = {paths!r}
+from test_cache import OTHER, PLAN, prepare, files, open_dataset
+folder, used = Path({cache!r}), Path({cache!r}) / {key!r}
+with files.in_use(used):
+    store = prepare(open_dataset({raw!r}), PLAN, "3d_fullres", folder)
+    print(store.read("c00", (0, 0, 0), (4, 4, 4))[0].sum(), flush=True)
+    sys.stdin.readline()
+    print(sum(float(store.working_case(case).image.sum()) for case in store.ids), flush=True)
+"""
+
+
+def test_a_process_that_reads_keeps_its_cases_while_others_are_removed(blobs: Dataset, cache: Path, repository_root: Path) -> None:
+    paths = [str(repository_root), str(repository_root / "tests"), str(Path(__file__).parent)]
+    code = READER.format(paths=paths, cache=str(cache), key=KEY, raw=str(blobs.root))
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout is not None
+        reader.stdout.readline()
+        assert clean(cache, keep=[])[1] == (KEY,)
+        total = float(reader.communicate("go on\n", timeout=30)[0])
+        assert reader.returncode == 0
+    store = _prepared(blobs, cache)
+    assert total == pytest.approx(sum(float(store.working_case(case).image.sum()) for case in store.ids))
+    assert clean(cache, keep=[])[1] == ()
+
+
 def test_a_folder_removed_while_a_process_waits_for_it_is_locked_anew(tmp_path: Path) -> None:
     """Whoever gets the lock has the lock of the file that is there, not of one that was removed."""
     folder = tmp_path / "entry"

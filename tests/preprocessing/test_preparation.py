@@ -9,15 +9,16 @@ import threading
 import time
 from collections import namedtuple
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from small_datasets import STATISTICS, blob_case, describe, small_plan, write_blobs, write_case
 
-from autoseg3d import files
+from autoseg3d import files, workers
 from autoseg3d.errors import DatasetError, StorageError, UsageError
 from autoseg3d.io.dataset import Dataset, open_dataset
-from autoseg3d.preprocessing import CaseStore, cache_key, prepare
+from autoseg3d.preprocessing import CaseStore, cache_key, preparation, prepare
 from planners.plan import Plan
 
 PLAN = small_plan(spacing_mm=(2.0, 1.2, 1.3))
@@ -46,6 +47,17 @@ def run(dataset: Dataset, cache: Path, plan: Plan = PLAN, **options: object) -> 
     return store, done[0] if done else 0
 
 
+class Counted:
+    """Starts worker processes and counts them."""
+
+    def __init__(self) -> None:
+        self.count, self._start = 0, workers.WorkerProcess
+
+    def __call__(self, *arguments: Any) -> workers.WorkerProcess:
+        self.count += 1
+        return self._start(*arguments)
+
+
 def changed_times(cache: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in sorted(cache.rglob("*.safetensors"))}
 
@@ -60,11 +72,15 @@ def test_a_second_call_finds_everything_done(blobs: Dataset, cache: Path) -> Non
     assert again == first
 
 
-def test_several_processes_give_the_same_store(blobs: Dataset, cache: Path, tmp_path: Path) -> None:
+def test_several_processes_give_the_same_store(blobs: Dataset, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone, _ = run(blobs, cache)
-    together, done = run(blobs, tmp_path / "other", workers=2)
-    assert done == 4
-    assert together.content_hash == alone.content_hash
+    for worth, children in ((preparation._VOXELS_WORTH_A_WORKER, 0), (1.0, 2)):
+        monkeypatch.setattr(preparation, "_VOXELS_WORTH_A_WORKER", worth)
+        started = Counted()
+        monkeypatch.setattr(workers, "WorkerProcess", started)
+        together, done = run(blobs, tmp_path / f"other{children}", workers=2)
+        assert (done, started.count) == (4, children)
+        assert together.content_hash == alone.content_hash
 
 
 def test_only_new_and_changed_cases_are_done_again(blobs: Dataset, cache: Path) -> None:
@@ -115,13 +131,14 @@ def test_ct_statistics_are_part_of_the_recipe(cache: Path) -> None:
     assert cache_key(ct[0], "3d_fullres") != cache_key(ct[1], "3d_fullres")
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_bad_cases_are_all_told_and_the_others_done(blobs: Dataset, cache: Path, workers: int) -> None:
+@pytest.mark.parametrize("count", [1, 2])
+def test_bad_cases_are_all_told_and_the_others_done(blobs: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(preparation, "_VOXELS_WORTH_A_WORKER", 1.0)
     for case in ("c01", "c03"):
         path = blobs.root / "imagesTr" / f"{case}_0000.nii.gz"
         path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(DatasetError) as caught:
-        run(blobs, cache, workers=workers)
+        run(blobs, cache, workers=count)
     assert [(fault.case, fault.code) for fault in caught.value.faults] == [("c01", "E_TRUNCATED"), ("c03", "E_TRUNCATED")]
     assert sorted(path.stem for path in cache.rglob("*.safetensors")) == ["c00", "c02"]
 
@@ -186,23 +203,32 @@ from pathlib import Path
 sys.path[:0] = {paths!r}
 from small_datasets import small_plan
 from autoseg3d.io.dataset import open_dataset
-from autoseg3d.preprocessing import prepare
-plan = small_plan(spacing_mm=(2.0, 1.2, 1.3))
+from autoseg3d.preprocessing import preparation, prepare
+preparation._VOXELS_WORTH_A_WORKER = 1.0
+plan = small_plan(spacing_mm=(2.0, 1.2, float(sys.argv[2])))
 prepare(open_dataset({raw!r}), plan, "3d_fullres", Path({cache!r}), workers=int(sys.argv[1]))
 """
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_kill_at_any_time_leaves_what_was_done(tmp_path: Path, cache: Path, repository_root: Path, workers: int) -> None:
-    dataset = open_dataset(write_blobs(tmp_path / "raw", 40))
-    paths = [str(repository_root), str(repository_root / "tests")]
-    script = SCRIPT.format(paths=paths, raw=str(dataset.root), cache=str(cache))
-    process = subprocess.Popen([sys.executable, "-c", script, str(workers)])
-    while process.poll() is None and len(list(cache.rglob("c*.safetensors"))) < 3:
+def preparing(raw: Path, cache: Path, root: Path, *, count: int = 1, spacing: float = 1.3) -> subprocess.Popen[bytes]:
+    """A process of its own that prepares the dataset in `raw`."""
+    script = SCRIPT.format(paths=[str(root), str(root / "tests")], raw=str(raw), cache=str(cache))
+    return subprocess.Popen([sys.executable, "-c", script, str(count), str(spacing)])
+
+
+def kill_after(process: subprocess.Popen[bytes], cache: Path, cases: int) -> None:
+    """Kills a process once so many cases lie in the cache."""
+    while process.poll() is None and len(list(cache.rglob("c*.safetensors"))) < cases:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_kill_at_any_time_leaves_what_was_done(tmp_path: Path, cache: Path, repository_root: Path, count: int) -> None:
+    dataset = open_dataset(write_blobs(tmp_path / "raw", 40))
+    kill_after(preparing(dataset.root, cache, repository_root, count=count), cache, 3)
     time.sleep(0.3)
     before = changed_times(cache)
     whole = {name for name in before if not name.startswith(".tmp")}
@@ -212,3 +238,21 @@ def test_a_kill_at_any_time_leaves_what_was_done(tmp_path: Path, cache: Path, re
     after = changed_times(cache)
     assert {name: after[name] for name in whole} == {name: before[name] for name in whole}
     assert store.content_hash == run(dataset, tmp_path / "fresh")[0].content_hash
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_processes_at_work_in_one_cache_make_what_one_alone_makes(tmp_path: Path, cache: Path, repository_root: Path) -> None:
+    """Two want the same cases, a third others; of the two, the one that came first is killed on the way."""
+    dataset = open_dataset(write_blobs(tmp_path / "raw", 40))
+    first = preparing(dataset.root, cache, repository_root)
+    others = [preparing(dataset.root, cache, repository_root, count=2), preparing(dataset.root, cache, repository_root, spacing=1.4)]
+    kill_after(first, cache / KEY, 3)
+    assert [process.wait(60) for process in others] == [0, 0]
+    assert sorted(path.name for path in (cache / KEY).iterdir()) == sorted(
+        [".lock", "recipe.json", *(f"{case.id}.safetensors" for case in dataset.cases)]
+    )
+    for spacing in (1.3, 1.4):
+        plan = small_plan(spacing_mm=(2.0, 1.2, spacing))
+        store, done = run(dataset, cache, plan)
+        assert done == 0
+        assert store.content_hash == run(dataset, tmp_path / "alone", plan)[0].content_hash
