@@ -1,6 +1,6 @@
 """Damaged scans of every format: what our readers do with them, held against nibabel, SimpleITK and pydicom.
 
-Usage: python benchmarks/fuzz_readers.py [--count 5000] [--seed 0] [--formats nii,nrrd,...] [--keep FOLDER]
+Usage: python benchmarks/fuzz_readers.py [--count 5000] [--seed 0] [--formats nii,nrrd,...] [--damage fields,cut,...] [--keep FOLDER]
 
 Small volumes on oblique grids are written by nibabel, SimpleITK and pydicom, then damaged: fields of the header changed, bytes
 of it overwritten, the file cut short, single bits flipped anywhere. Each is read twice, in two supervised processes that are
@@ -15,6 +15,7 @@ original, and the independent reader has no answer; these are listed.
 from __future__ import annotations
 
 import argparse
+import bz2
 import collections
 import gzip
 import logging
@@ -36,7 +37,9 @@ import numpy as np
 LIMIT_SECONDS = 10.0
 MEMORY_LIMIT = 6 * 2**30
 ENDINGS = {"nii": ".nii", "nii.gz": ".nii.gz", "nii2": ".nii", "pair": ".hdr", "nrrd": ".nrrd", "nrrd.gz": ".nrrd", "nhdr": ".nhdr",
-           "mha": ".mha", "mha.z": ".mha", "mhd": ".mhd", "mgz": ".mgz", "dicom": ""}  # fmt: skip
+           "mha": ".mha", "mha.z": ".mha", "mhd": ".mhd", "mgz": ".mgz", "dicom": "",
+           "nrrd.bz2": ".nrrd", "nrrd.txt": ".nrrd", "nrrd.hex": ".nrrd", "mha.txt": ".mha"}  # fmt: skip
+DAMAGE = {"fields": 0.45, "bytes": 0.25, "cut": 0.15, "bit": 0.15}
 TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # float32 affines and decimal strings of 16 characters
 GEOMETRY_TOLERANCE_MM = 5e-3
@@ -221,12 +224,27 @@ def write(kind: str, rng: np.random.Generator, folder: Path) -> Whole:
     order = sorted((folder if kind != "dicom" else path).iterdir(), key=lambda p: p.suffix not in (".hdr", ".nhdr", ".mhd"))
     files = {p.name: p.read_bytes() for p in order}
     seen = theirs(str(path))
+    if kind.endswith((".bz2", ".txt", ".hex")):
+        files = {path.name: _spelt(kind, files[path.name], array)}
     assert seen.array is not None, (kind, seen.text)
     assert seen.matrix is not None
     first = next(iter(files.values()))
     sizes = {"nii": 352, "nii.gz": 352, "nii2": 544, "pair": 348, "mgz": 284, "dicom": max(0, len(first) - array[0].nbytes)}
     end = first.find(b"\n\n") if b"NRRD" in first[:8] else first.find(b"LOCAL\n")
     return Whole(files, sizes.get(kind, end if end > 0 else len(first)), seen.array, seen.matrix)
+
+
+def _spelt(kind: str, data: bytes, array: np.ndarray) -> bytes:
+    """A raw NRRD or MetaImage file with its voxels in another encoding."""
+    if kind == "mha.txt":
+        head = data[: -array.nbytes].replace(b"BinaryData = True", b"BinaryData = False")
+        return head + " ".join(map(str, array.ravel().tolist())).encode() + b"\n"
+    word, voxels = {
+        "nrrd.bz2": (b"bzip2", bz2.compress(array.tobytes())),
+        "nrrd.txt": (b"ascii", " ".join(map(str, array.ravel().tolist())).encode() + b"\n"),
+        "nrrd.hex": (b"hex", array.tobytes().hex("\n", 32).encode() + b"\n"),
+    }[kind]
+    return data[: -array.nbytes].replace(b"encoding: raw", b"encoding: " + word) + voxels
 
 
 def _write_nibabel(kind: str, path: Path, array: np.ndarray, matrix: np.ndarray, forms: int) -> None:
@@ -280,13 +298,13 @@ def _write_dicom(folder: Path, array: np.ndarray, matrix: np.ndarray) -> None:
 # --- damage ---------------------------------------------------------------------------------------------------------------------
 
 
-def damage(kind: str, whole: Whole, rng: np.random.Generator) -> dict[str, bytes]:
-    """The files with one of them damaged."""
+def damage(kind: str, whole: Whole, rng: np.random.Generator, ways: dict[str, float]) -> dict[str, bytes]:
+    """The files with one of them damaged, in one of the `ways`, which have weights."""
     files = dict(whole.files)
     names = list(files)
     name = names[0] if rng.random() < 0.8 else str(rng.choice(names))
     packed = kind in ("nii.gz", "mgz")
-    how = str(rng.choice(["fields", "bytes", "cut", "bit"], p=[0.45, 0.25, 0.15, 0.15]))
+    how = str(rng.choice(list(ways), p=np.array(list(ways.values())) / sum(ways.values())))
     data = gzip.decompress(files[name]) if packed and how in ("fields", "bytes") else files[name]
     header = min(whole.header, len(data)) if name == names[0] else len(data)
     data = {"fields": _fields, "bytes": _bytes, "cut": _cut, "bit": _bit}[how](kind, bytearray(data), header, rng)
@@ -435,15 +453,17 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--formats", default=",".join(ENDINGS))
+    parser.add_argument("--damage", default=",".join(DAMAGE), help="fields and bytes change headers, cut and bit any part of a file")
     parser.add_argument("--keep", type=Path, default=None, help="folder for files with a verdict worth a look")
     arguments = parser.parse_args()
     readers = Reader(ours), Reader(theirs)
-    kinds = arguments.formats.split(",")
+    kinds, ways = arguments.formats.split(","), {name: DAMAGE[name] for name in arguments.damage.split(",")}
     totals: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
         for number, kind in enumerate(kinds):
             share = arguments.count // len(kinds) + (number < arguments.count % len(kinds))
-            totals += fuzz(kind, share, np.random.default_rng([arguments.seed, number]), Path(folder), readers, arguments.keep)
+            rng = np.random.default_rng([arguments.seed, number])
+            totals += fuzz(kind, share, rng, Path(folder), readers, arguments.keep, ways)
     for reader in readers:
         reader.end()
     print(f"all {arguments.count}: " + ", ".join(f"{name} {count}" for name, count in sorted(totals.items())))
@@ -451,7 +471,7 @@ def main() -> None:
 
 
 def fuzz(
-    kind: str, count: int, rng: np.random.Generator, folder: Path, readers: tuple[Reader, Reader], keep: Path | None
+    kind: str, count: int, rng: np.random.Generator, folder: Path, readers: tuple[Reader, Reader], keep: Path | None, ways: dict[str, float]
 ) -> collections.Counter[str]:
     """Damages and reads `count` files of one format; prints and gives the sums."""
     found: collections.Counter[str] = collections.Counter()
@@ -463,7 +483,7 @@ def fuzz(
         shutil.rmtree(place, ignore_errors=True)
         target = place / "a" if kind == "dicom" else place
         target.mkdir(parents=True)
-        for name, data in damage(kind, whole, rng).items():
+        for name, data in damage(kind, whole, rng, ways).items():
             (target / name).write_bytes(data)
         path = target if kind == "dicom" else target / next(iter(whole.files))
         mine, oracle = readers[0].ask(path), readers[1].ask(path)

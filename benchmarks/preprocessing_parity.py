@@ -39,6 +39,10 @@ from planners.plan import Plan
 
 _ID = 901
 _PROCESSES = 2
+# A process begins with the peak memory of the one that starts it: this one, which is small, stands in between.
+_LAUNCHER = "import os, subprocess, sys; p = subprocess.Popen(sys.argv[1:]); s, u = os.wait4(p.pid, 0)[1:]; " + (
+    "print(os.waitstatus_to_exitcode(s), u.ru_utime + u.ru_stime, u.ru_maxrss * 1024, file=sys.stderr)"
+)
 
 
 def main() -> None:
@@ -201,12 +205,13 @@ def race(what: str, theirs: list[str], ours: list[str], environment: dict[str, s
 def measured(command: list[str], environment: dict[str, str]) -> tuple[float, float, float]:
     """Wall seconds, CPU seconds of the whole tree of processes, and bytes of the largest of them."""
     began = time.perf_counter()
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise SystemExit(f"{command} ended with {process.returncode}")
-    return time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+    launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, *command]
+    done = subprocess.run(launcher, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=True)
+    seconds = time.perf_counter() - began
+    code, cpu, peak = done.stderr.split()[-3:]
+    if code != "0":
+        raise SystemExit(f"{command} ended with {code}:\n{done.stderr[-2000:]}")
+    return seconds, float(cpu), float(peak)
 
 
 def prepare_all(dataset: Path, configuration: str, folder: Path) -> None:
