@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
 
 import typer
 
@@ -45,17 +50,49 @@ trust.register(app)
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs a command line and leaves with its exit code: see the table in autoseg3d/errors.py."""
-    from autoseg3d.errors import Autoseg3dError
+    from autoseg3d.errors import Autoseg3dError, InterruptedByUserError
 
     _share_processors()
     try:
-        app(args=arguments)
+        with _signals_stop():
+            app(args=arguments)
     except Autoseg3dError as error:
         typer.secho(str(error), err=True, fg="red")
         sys.exit(error.exit_code)
+    except _SignalledError as error:
+        stopped = InterruptedByUserError(f"stopped by {error}", remedy="What is finished stays; run the same command again to go on")
+        typer.secho(str(stopped), err=True, fg="red")
+        sys.exit(stopped.exit_code)
     except KeyboardInterrupt:
         typer.secho("Stopped.", err=True)
         sys.exit(130)
+
+
+class _SignalledError(BaseException):
+    """A signal asked the program to end. No Exception, so that nobody takes it for the fault of a case."""
+
+
+@contextlib.contextmanager
+def _signals_stop() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the program as Ctrl-C does, temporary files removed; training sees to them by itself.
+
+    One that is ignored already, as under nohup, stays ignored.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _SignalledError(signal.Signals(number).name)
+
+    numbers = [number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
+    before = {number: signal.getsignal(number) for number in numbers if signal.getsignal(number) == signal.SIG_DFL}
+    try:
+        for number in before:
+            signal.signal(number, stop)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _share_processors() -> None:

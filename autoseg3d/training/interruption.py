@@ -18,6 +18,8 @@ _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 class Interruption:
     """While active, SIGINT, SIGTERM and SIGHUP are noted; `check` turns a noted one into InterruptedByUserError.
 
+    One that is ignored already stays so: `nohup` asks for a run that outlives its terminal.
+
     Where everything is on disk already (`immediate`), the error is raised out of the handler instead. Python only
     lets the main thread take signals; in another thread nothing is caught and `check` never raises.
     """
@@ -35,8 +37,8 @@ class Interruption:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for name in _SIGNALS:
-                if hasattr(signal, name):
-                    number = getattr(signal, name)
+                number = getattr(signal, name, None)
+                if number is not None and signal.getsignal(number) != signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._note)
         return self
 

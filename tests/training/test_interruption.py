@@ -77,3 +77,14 @@ class _Signal(nn.Module):
         x = x.clone()
         x.register_hook(lambda gradient: os.kill(os.getpid(), signal.SIGTERM))
         return x
+
+
+def test_a_signal_that_is_ignored_already_stays_ignored() -> None:
+    """nohup asks for a training that outlives its terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interruption() as interruption:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not interruption.requested
+    finally:
+        signal.signal(signal.SIGHUP, before)
