@@ -21,10 +21,10 @@ class Stage(Contract):
     The triples are in network-axis order. `kernel` also serves the decoder stage at this resolution.
     """
 
-    features: int = Field(ge=1)
+    features: int = Field(ge=1, le=65536)
     kernel: PositiveTriple
     stride: PositiveTriple
-    blocks: int = Field(ge=1)
+    blocks: int = Field(ge=1, le=100)
 
     @model_validator(mode="after")
     def _check(self) -> Stage:
@@ -40,8 +40,8 @@ class NetworkPlan(Contract):
     """
 
     architecture: str = Field(min_length=1)
-    stages: tuple[Stage, ...] = Field(min_length=2)
-    decoder_blocks: tuple[Annotated[int, Field(ge=1)], ...]
+    stages: tuple[Stage, ...] = Field(min_length=2, max_length=32)
+    decoder_blocks: tuple[Annotated[int, Field(ge=1, le=100)], ...]
     deep_supervision: bool = True
 
     @model_validator(mode="after")
