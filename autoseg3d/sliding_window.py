@@ -62,7 +62,7 @@ class OneHot:
     """Labels of an earlier stage, given to the networks as extra channels, one per entry of `members`.
 
     labels   (Z, Y, X) integers on the grid of the image: value indices, see LabelTable.value_indices
-    members  for each channel the indices that are 1 in it (LabelTable.class_members)
+    members  for each channel the indices that are 1 in it (LabelTable.value_members)
     """
 
     labels: Tensor

@@ -1,15 +1,19 @@
 """Every kind of nnU-Net model that can be imported, predicted by nnU-Net and by us, label by label.
 
-    python benchmarks/import_oracle.py --nnunet PYTHON --work FOLDER [--only NAME …]
+    python benchmarks/import_oracle.py --nnunet PYTHON --work FOLDER [--only NAME …] [--results FILE]
 
-nnU-Net's own code builds each network, fits it for some steps and predicts one synthetic scan in its own environment; the
-folder is then imported and predicted in float32 and at the default precision. What differs is printed per kind.
+nnU-Net's own code builds each network, fits it for some steps and predicts one synthetic scan in its own environment, with and
+without mirrored copies; the folder is then imported and predicted in the same two ways at the default precision, and once in float32.
+A kind is done by itself and its row added to FILE, so that many can be done in pieces; without --only those missing there are done.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import os
+import shutil
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +30,9 @@ from autoseg3d.prediction import PredictOptions, predict_scans
 
 REGIONS = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "top": 3}
 FLAT = ((1, 1), (2, 2), (2, 2))
+DATASET = "Dataset901_Synthetic"
+_COS, _SIN = math.cos(0.3), math.sin(0.3)
+TILTED = ((_COS, -_SIN, 0.0), (_SIN, _COS, 0.0), (0.0, 0.0, 1.0))
 LOW = Spec(name="3d_lowres", spacing=(3.0, 3.0, 3.0), patch=(24, 24, 24))
 
 
@@ -40,7 +47,7 @@ class Kind:
     specs: tuple[Spec, ...]
     spacing: tuple[float, float, float] = (2.0, 1.4, 1.4)
     shape: tuple[int, int, int] = (50, 72, 66)
-    axes: tuple[tuple[int, int, int], ...] = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
+    axes: tuple[tuple[float, float, float], ...] = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
     zeros: bool = False
     scale: tuple[float, float] = (1.0, 0.0)
 
@@ -57,10 +64,37 @@ KINDS: dict[str, Kind] = {
     "residual encoder 2d": Kind((flat(kind="ResidualEncoderUNet", blocks=(1, 2, 2), decoder_blocks=(1, 1)),)),
     "3d_lowres": Kind((LOW,)),
     "cascade": Kind((LOW, Spec(name="3d_cascade_fullres", previous_stage="3d_lowres"))),
+    "cascade of regions": Kind(
+        tuple(
+            replace(spec, labels=REGIONS, regions_class_order=(1, 2, 3))
+            for spec in (LOW, Spec(name="3d_cascade_fullres", previous_stage="3d_lowres"))
+        )
+    ),
     "regions": Kind((Spec(labels=REGIONS, regions_class_order=(1, 2, 3)),)),
+    "regions in another order, ignore label": Kind(
+        (Spec(labels={"background": 0, "top": 3, "whole": [1, 2, 3], "core": [2, 3], "ignore": 4}, regions_class_order=(2, 1, 3)),)
+    ),
+    "labels listed in another order": Kind((Spec(labels={"background": 0, "c": 3, "a": 1, "b": 2}),)),
+    "ignore label": Kind((Spec(labels={**numbered(4), "ignore": 4}),)),
     "fold_all": Kind((Spec(folds=("fold_all",)),)),
+    "zip exported by nnU-Net, five folds": Kind((Spec(folds=tuple(f"fold_{k}" for k in range(5)), steps=30, zipped=True),)),
     "plans before 2.4, prefix module.": Kind((Spec(old=True, prefix="module."),)),
-    "118 classes": Kind((Spec(labels=numbered(118), steps=200, features=(16, 32, 64)),)),
+    "residual encoder before 2.4, prefix _orig_mod.": Kind(
+        (Spec(old=True, kind="ResidualEncoderUNet", blocks=(1, 2, 2), decoder_blocks=(1, 1), prefix="_orig_mod."),)
+    ),
+    "2d before 2.4, prefix module._orig_mod.": Kind((flat(old=True, prefix="module._orig_mod."),)),
+    "118 classes, never mirrored": Kind(
+        (
+            Spec(
+                labels=numbered(118),
+                steps=200,
+                features=(16, 32, 64),
+                old=True,
+                trainer="nnUNetTrainerNoMirroring",
+                mirror_axes=None,
+            ),
+        )
+    ),
     "transposed axes, anisotropic": Kind(
         (
             Spec(
@@ -74,24 +108,83 @@ KINDS: dict[str, Kind] = {
         spacing=(1.4, 1.4, 5.0),
         shape=(66, 72, 20),
     ),
+    "transposed axes, 2d": Kind((flat(transpose=(1, 0, 2)),), spacing=(1.4, 4.0, 1.4), shape=(66, 22, 72)),
     "anisotropic, logits not interpolated along z": Kind(
         (Spec(spacing=(6.0, 1.2, 1.2), patch=(8, 48, 48), strides=((1, 1, 1), (1, 2, 2), (2, 2, 2))),),
         spacing=(7.0, 1.4, 1.4),
         shape=(14, 72, 66),
     ),
+    "anisotropic scan, isotropic model": Kind((Spec(),), spacing=(6.0, 1.4, 1.4), shape=(17, 72, 66)),
+    "scan finer than the model": Kind((Spec(spacing=(3.0, 3.0, 3.0), patch=(16, 32, 32)),), spacing=(1.0, 0.9, 0.9), shape=(71, 95, 87)),
+    "scan on the model's grid": Kind((Spec(),), spacing=(1.5, 1.5, 1.5)),
+    "scan smaller than the patch, odd sizes": Kind((Spec(),), shape=(13, 21, 17)),
+    "scan of three slices, 2d": Kind((flat(),), shape=(3, 72, 66)),
     "scan stored as PIL": Kind((Spec(),), axes=((0, 0, -1), (-1, 0, 0), (0, -1, 0))),
+    "reader of nibabel, scan stored as RSP": Kind((Spec(reader="NibabelIO"),), axes=((1, 0, 0), (0, 0, -1), (0, 1, 0))),
+    "oblique scan": Kind((Spec(),), axes=TILTED),
     "reader that turns to RAS, scan stored as PIL": Kind(
         (Spec(reader="NibabelIOWithReorient"),), axes=((0, 0, -1), (-1, 0, 0), (0, -1, 0))
     ),
+    "SimpleITK reader that turns to RAS, scan stored as PIL": Kind(
+        (Spec(reader="SimpleITKIOWithReorient"),), axes=((0, 0, -1), (-1, 0, 0), (0, -1, 0))
+    ),
     "use_mask, z-score": Kind((Spec(channels=("MRI",), schemes=("ZScoreNormalization",), use_mask=True),), zeros=True),
+    "use_mask, z-score, cascade": Kind(
+        tuple(
+            replace(spec, channels=("MRI",), schemes=("ZScoreNormalization",), use_mask=True)
+            for spec in (LOW, Spec(name="3d_cascade_fullres", previous_stage="3d_lowres"))
+        ),
+        zeros=True,
+    ),
+    "five channels, every normalisation": Kind(
+        (
+            Spec(
+                channels=("CT", "MRI", "map", "share", "colour"),
+                schemes=(
+                    "CTNormalization",
+                    "ZScoreNormalization",
+                    "NoNormalization",
+                    "RescaleTo01Normalization",
+                    "RGBTo01Normalization",
+                ),
+            ),
+        ),
+        scale=(0.05, 60.0),
+    ),
     "two channels, z-score and none": Kind(
         (Spec(channels=("MRI", "map"), schemes=("ZScoreNormalization", "NoNormalization")),), scale=(0.01, 1.0)
     ),
     "rescale to 0..1": Kind((Spec(channels=("a",), schemes=("RescaleTo01Normalization",)),)),
     "RGB to 0..1": Kind((Spec(channels=("a",), schemes=("RGBTo01Normalization",)),), scale=(0.1, 120.0)),
-    "ignore label": Kind((Spec(labels={**numbered(4), "ignore": 4}),)),
     "mirrored along one axis only": Kind((Spec(mirror_axes=(2,)),)),
+    "norms without scale, convolutions without bias, dropout": Kind(
+        (
+            Spec(
+                layers={
+                    "conv_bias": False,
+                    "norm_op_kwargs": {"eps": 1e-5},
+                    "dropout_op": "torch.nn.modules.dropout.Dropout3d",
+                    "dropout_op_kwargs": {"p": 0.2},
+                }
+            ),
+        )
+    ),
+    "postprocessing.json": Kind((Spec(steps=20, keep=([1, 2, 3], [2])),)),
     "random weights": Kind((Spec(steps=0),)),
+    "random weights, residual encoder of five stages": Kind(
+        (
+            Spec(
+                steps=0,
+                kind="ResidualEncoderUNet",
+                features=(16, 32, 64, 64, 64),
+                strides=((1, 1, 1), *((2, 2, 2),) * 4),
+                kernels=((3, 3, 3),) * 5,
+                blocks=(1, 3, 4, 6, 6),
+                decoder_blocks=(1, 1, 1, 1),
+                folds=("fold_0", "fold_1"),
+            ),
+        )
+    ),
 }
 
 
@@ -103,64 +196,88 @@ def write_scan(kind: Kind, folder: Path) -> Path:
     image = image * kind.scale[0] + kind.scale[1]
     if kind.zeros:
         image[image < -500] = 0
-    if "RGBTo01Normalization" in first.schemes:
-        image = np.clip(image, 0, 255).round()
     affine = np.eye(4)
     affine[:3, :3] = np.array(kind.axes, float) * np.array(kind.spacing[::-1])
-    for i in range(len(first.channels)):
-        stored = nibabel.Nifti1Image((image * (1 - 0.3 * i)).astype(np.float32).transpose(2, 1, 0), affine)
+    for i, scheme in enumerate(first.schemes):
+        channel = image * (1 - 0.1 * i)
+        if scheme == "RGBTo01Normalization":
+            channel = np.clip(channel, 0, 255).round()
+        stored = nibabel.Nifti1Image(channel.astype(np.float32).transpose(2, 1, 0), affine)
         nibabel.save(stored, folder / f"scan_{i:04d}.nii.gz")
     return folder
 
 
-def jobs_of(number: int, kind: Kind, work: Path) -> list[dict[str, Any]]:
+def jobs_of(kind: Kind, folder: Path) -> list[dict[str, Any]]:
     """What nnU-Net's environment has to do for a kind."""
-    folder, before, made = work / str(number), None, []
+    before, made = None, []
     write_scan(kind, folder / "scans")
     for i, spec in enumerate(kind.specs):
         others = kind.specs[:i] + kind.specs[i + 1 :]
-        made.append(job(folder / "models", spec, *others) | {"scans": str(folder / "scans"), "before": before})
+        made.append(job(folder / "results" / DATASET, spec, *others) | {"scans": str(folder / "scans"), "before": before})
         before = made[-1]["out"] = str(folder / f"nnunet_{spec.name}")
     return made
 
 
-def compare(name: str, kind: Kind, folder: Path) -> tuple[object, ...]:
-    """One row: how far our labels are from nnU-Net's."""
+def compare(kind: Kind, folder: Path) -> list[object]:
+    """Label values that nnU-Net found, and for each way of predicting: lowest Dice, voxels that differ, gap of probabilities."""
     last = kind.specs[-1]
-    theirs, source = folder / f"nnunet_{last.name}", folder / "models"
-    package = import_nnunet(source if len(kind.specs) > 1 else source / last.folder, folder / "model.a3d")
+    source = folder / "results" / ("exported.zip" if last.zipped else DATASET)
+    package = import_nnunet(source, folder / "model.a3d")
     cells: list[object] = []
-    for precision in ("fp32", "auto"):
+    for way, precision in (("mirrored", "auto"), ("plain", "auto"), ("mirrored", "fp32")):
+        out, theirs = folder / f"{way}_{precision}", folder / f"nnunet_{last.name}" / way
         scans = find_scans(folder / "scans", num_channels=len(last.channels))
-        options = PredictOptions(precision=precision, configurations=(last.name,), device="cpu")
-        results = predict_scans(scans, package, folder / precision, options)
+        options = PredictOptions(
+            precision=precision, mirror=way == "mirrored", configurations=(last.name,), device="cpu", save_probabilities=True
+        )
+        results = predict_scans(scans, package, out, options)
         if results[0].cause:
-            return (name, "failed", results[0].cause)
-        cells += [f"{value:.6f}" for value in agreement(folder / precision, theirs)[:2]] + [agreement(folder / precision, theirs)[2]]
-    values = len(np.unique(np.asarray(nibabel.load(theirs / "scan.nii.gz").dataobj)))
-    return (name, f"{values} of {len(last.labels)}", *cells)
+            raise RuntimeError(results[0].cause)
+        _, lowest, differ = agreement(out, theirs)
+        cells += [f"{lowest:.4f}", differ, gap(out / "scan.npz", theirs / "scan.npz")]
+    values = len(np.unique(np.asarray(nibabel.load(folder / f"nnunet_{last.name}" / "mirrored" / "scan.nii.gz").dataobj)))
+    used = json.loads((folder / "mirrored_auto" / "scan.json").read_text())["precision"]
+    return [f"{values} of {len(last.labels)}", used, *cells]
+
+
+def gap(ours: Path, theirs: Path) -> str:
+    """Largest gap of probabilities in all but one of 10,000 voxels, and the share of voxels in which one is above 0.005."""
+    a, b = (np.load(path)["probabilities"] for path in (ours, theirs))
+    difference = np.abs(a - b).max(axis=0)
+    return f"{np.quantile(difference, 0.9999):.4f}, {(difference > 5e-3).mean():.2%}"
+
+
+def one(name: str, chosen: argparse.Namespace) -> list[object]:
+    """The row of a kind; what went wrong where something did."""
+    folder = chosen.work / str(list(KINDS).index(name))
+    try:
+        said = carry_out(chosen.nnunet, jobs_of(KINDS[name], folder), folder / "jobs.json")
+        sys.stderr.write("".join(f"{line}\n" for line in said.splitlines() if "rror" in line))
+        return [name, *compare(KINDS[name], folder)]
+    except Exception as error:
+        return [name, "failed", " ".join(str(error).split())[-600:]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nnunet", required=True)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--only", nargs="+", default=tuple(KINDS))
+    parser.add_argument("--only", nargs="+", choices=tuple(KINDS))
+    parser.add_argument("--results", type=Path, help="file of rows, one JSON list per line")
     chosen = parser.parse_args()
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         os.environ[name] = str(chosen.work)
-    kinds = {name: KINDS[name] for name in chosen.only}
-    jobs = [one for number, kind in enumerate(kinds.values()) for one in jobs_of(number, kind, chosen.work)]
-    sys.stderr.write(carry_out(chosen.nnunet, jobs, chosen.work / "jobs.json", "go on"))
-    rows = []
-    for number, (name, kind) in enumerate(kinds.items()):
-        try:
-            rows.append(compare(name, kind, chosen.work / str(number)))
-        except Exception as error:
-            rows.append((name, "failed", " ".join(str(error).split())[-400:]))
-        sys.stderr.write(f"{rows[-1]}\n")
-    columns = ("kind", "values found", "equal, fp32", "lowest Dice", "differ", "equal, auto", "lowest Dice", "differ")
-    table(columns, rows)
+    results = chosen.results or chosen.work / "results.jsonl"
+    chosen.work.mkdir(parents=True, exist_ok=True)
+    rows = {row[0]: row for row in map(json.loads, results.read_text().splitlines())} if results.exists() else {}
+    for name in chosen.only or [kind for kind in KINDS if kind not in rows]:
+        shutil.rmtree(chosen.work / str(list(KINDS).index(name)), ignore_errors=True)
+        rows[name] = one(name, chosen)
+        sys.stderr.write(f"{rows[name]}\n")
+        with open(results, "a") as file:
+            file.write(f"{json.dumps(rows[name])}\n")
+    ways = [f"{way}: {what}" for way in ("default", "no mirrors", "fp32") for what in ("lowest Dice", "voxels", "probabilities")]
+    table(("kind", "values found", "precision", *ways), list(rows.values()))
 
 
 if __name__ == "__main__":

@@ -24,9 +24,13 @@ STATISTICS = {"mean": 40.0, "median": 40.0, "std": 120.0, "min": -400.0, "max": 
 class Spec:
     """One trained-model folder. Triples are z, y, x in nnU-Net's axis order; a 2d one has pairs.
 
-    steps   of fitting; 0 leaves the weights random
-    old     plans as nnU-Net wrote them before version 2.4
-    prefix  before every weight's name, as compiled or distributed training leaves it
+    steps        of fitting; 0 leaves the weights random
+    old          plans as nnU-Net wrote them before version 2.4
+    prefix       before every weight's name, as compiled or distributed training leaves it
+    mirror_axes  None for a trainer that never mirrors
+    layers       settings of the network in place of the usual ones
+    keep         labels whose largest part alone is kept after prediction, in the words of postprocessing.json
+    zipped       also exported to a zip by nnU-Net
     """
 
     name: str = "3d_fullres"
@@ -44,13 +48,17 @@ class Spec:
     schemes: tuple[str, ...] = ("CTNormalization",)
     use_mask: bool = False
     transpose: tuple[int, int, int] = (0, 1, 2)
-    mirror_axes: tuple[int, ...] = (0, 1, 2)
+    mirror_axes: tuple[int, ...] | None = (0, 1, 2)
     folds: tuple[str, ...] = ("fold_0",)
     previous_stage: str | None = None
     steps: int = 60
     old: bool = False
     reader: str = "SimpleITKIO"
     prefix: str = ""
+    trainer: str = "nnUNetTrainer"
+    layers: dict[str, Any] = field(default_factory=dict)
+    keep: tuple[Any, ...] = ()
+    zipped: bool = False
 
     @property
     def flat(self) -> bool:
@@ -58,7 +66,7 @@ class Spec:
 
     @property
     def folder(self) -> str:
-        return f"nnUNetTrainer__nnUNetPlans__{self.name}"
+        return f"{self.trainer}__nnUNetPlans__{self.name}"
 
 
 def numbered(classes: int) -> dict[str, int]:
@@ -140,6 +148,7 @@ def _configuration(spec: Spec) -> dict[str, Any]:
                 "dropout_op_kwargs": None,
                 "nonlin": "torch.nn.LeakyReLU",
                 "nonlin_kwargs": {"inplace": True},
+                **spec.layers,
             },
             "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
         }
@@ -167,6 +176,11 @@ def job(folder: Path, spec: Spec, *others: Spec, seed: int = 0) -> dict[str, Any
     target.mkdir(parents=True)
     (target / "plans.json").write_text(json.dumps(plans_json(spec, *others)))
     (target / "dataset.json").write_text(json.dumps(dataset_json(spec)))
+    if spec.keep:
+        kept = [{"labels_or_regions": values} for values in spec.keep]
+        listed = {"postprocessing_fns": ["remove_all_but_largest_component_from_segmentation"] * len(kept), "postprocessing_kwargs": kept}
+        (target / "crossval_results_folds_0").mkdir()
+        (target / "crossval_results_folds_0" / "postprocessing.json").write_text(json.dumps(listed))
     image, labels = body((96, 96, 96), organs=_highest(spec), seed=seed + 1000)
     patches = folder.parent / f"{folder.name}_{spec.name}.npz"
     np.savez(patches, image=image, labels=labels)

@@ -93,6 +93,11 @@ class LabelTable(Contract):
         return tuple(tuple(sorted(position[v] for v in label.values)) for label in self.labels)
 
     @property
+    def value_members(self) -> tuple[tuple[int, ...], ...]:
+        """For each channel that a cascade hands on the value index that it marks: one per label value, also where there are regions."""
+        return tuple((i,) for i in range(1, len(self.values) + 1))
+
+    @property
     def ignore_index(self) -> int | None:
         """The value index of the ignore label, one above all others; None where the table has none."""
         return None if self.ignore is None else len(self.values) + 1

@@ -232,6 +232,6 @@ class Plan(Contract):
         return name, self.configurations[name]
 
     def in_channels(self, name: str) -> int:
-        """Input channels of a configuration's network: images, and one-hot labels of the previous stage."""
-        extra = len(self.labels.labels) if self.configurations[name].previous_stage else 0
+        """Input channels of a configuration's network: images, and one-hot label values of the previous stage."""
+        extra = len(self.labels.values) if self.configurations[name].previous_stage else 0
         return len(self.channel_names) + extra

@@ -15,7 +15,8 @@ from torch import Tensor
 from autoseg3d.errors import ModelError
 
 # Numbers that nnU-Net's logger leaves in a checkpoint; all of them plain data. Older numpy filed them under numpy.core.
-_NUMBERS = [np.dtype, np.ndarray, *(getattr(np.dtypes, f"{kind}DType") for kind in ("Float64", "Float32", "Int64", "Int32", "Bool"))]
+_KINDS = ("Float16", "Float32", "Float64", "Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64", "Bool")
+_NUMBERS = [np.dtype, np.ndarray, *(getattr(np.dtypes, f"{kind}DType") for kind in _KINDS)]
 _SCALAR, _ARRAY = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
 _PLAIN_DATA: list[Any] = [*_NUMBERS, _SCALAR, _ARRAY]
 _PLAIN_DATA += [(_SCALAR, "numpy.core.multiarray.scalar"), (_ARRAY, "numpy.core.multiarray._reconstruct")]
@@ -75,7 +76,7 @@ def renamed(weights: Mapping[str, Any], *, file: Path) -> dict[str, Tensor]:
             continue
         match = next(((pattern, new) for pattern, new in _NAMES if pattern.fullmatch(plain)), None)
         if match is None or not isinstance(tensor, Tensor):
-            wanted = "the layers of PlainConvUNet or ResidualEncoderUNet"
+            wanted = "the layers of PlainConvUNet or ResidualEncoderUNet, with instance normalisation"
             raise ModelError("the network has a layer that is not known", code="E_ARCHITECTURE", file=file, wanted=wanted, got=name)
         ours[match[0].sub(match[1], plain)] = (tensor.unsqueeze(2) if tensor.dim() == 4 else tensor).float().contiguous()
     return ours

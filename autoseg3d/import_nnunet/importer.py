@@ -14,6 +14,7 @@ from torch import Tensor
 from autoseg3d import files, networks
 from autoseg3d.errors import ModelError
 from autoseg3d.import_nnunet import plans as translation
+from autoseg3d.import_nnunet.architecture import parts_left_out
 from autoseg3d.import_nnunet.checkpoints import Checkpoint, read_checkpoint
 from autoseg3d.import_nnunet.folders import TrainedModel, opened, trained_models
 from autoseg3d.import_nnunet.postprocessing import read_postprocessing
@@ -21,6 +22,8 @@ from autoseg3d.package import add_fold, create_package, pack, set_postprocessing
 from planners.fingerprint import Fingerprint
 from planners.plan import Plan
 from planners.postprocessing import PostprocessingTable
+
+_DESCRIPTIONS = ("plans.json", "dataset.json")
 
 
 def import_nnunet(
@@ -54,16 +57,21 @@ def import_nnunet(
     with opened(source) as root:
         models = _selected(trained_models(root, checkpoint=checkpoint), configurations, source)
         first = next(iter(models.values()))
-        plans, dataset = (files.read_json(first.folder / name) for name in ("plans.json", "dataset.json"))
         checkpoints = _read_all(models, progress)
         try:
-            plan = translation.read_plan(plans, dataset, configurations=tuple(models), mirror_axes=_mirror_axes(checkpoints))
+            plans, dataset = _described(models)
+            axes = _mirror_axes(checkpoints, {name for name in models if translation.is_flat(plans, name)})
+            plan = translation.read_plan(plans, dataset, configurations=tuple(models), mirror_axes=axes)
             fingerprint = translation.read_fingerprint(_optional_json(first.folder / "dataset_fingerprint.json"), plans, dataset)
+        except ModelError as error:
+            error.file = error.file or first.folder / "plans.json"  # the translation knows fields, not files
+            raise
         except (KeyError, TypeError, ValueError, ValidationError) as error:
             raise ModelError(f"plans.json or dataset.json does not hold what nnU-Net writes: {error}", file=first.folder) from error
         postprocessing = _postprocessing(models, plan, note)
+        left_out = {name: parts_left_out(translation.inherited(plans, name)) for name in models}
         fitting = {
-            (name, fold): _fitting(plan, name, read.weights, file=models[name].checkpoints[fold])
+            (name, fold): _fitting(plan, name, read.weights, left_out=left_out[name], file=models[name].checkpoints[fold])
             for (name, fold), read in checkpoints.items()
         }
     if out.suffix != ".a3d":
@@ -103,7 +111,8 @@ def _selected(found: Sequence[TrainedModel], wanted: Sequence[str] | None, sourc
     """Configuration name to model. Raises ModelError where two trainers compete for a name, or a wanted one is missing."""
     named: dict[str, TrainedModel] = {}
     for model in found:
-        name = model.configuration or _name_from_checkpoint(model)
+        listed = files.read_json(model.folder / "plans.json").get("configurations", {})
+        name = model.configuration if model.configuration in listed else _name_from_checkpoint(model, list(listed))
         if wanted is not None and name not in wanted:
             continue
         if name in named:
@@ -115,43 +124,80 @@ def _selected(found: Sequence[TrainedModel], wanted: Sequence[str] | None, sourc
     return named
 
 
-def _name_from_checkpoint(model: TrainedModel) -> str:
+def _name_from_checkpoint(model: TrainedModel, listed: list[str]) -> str:
     """The configuration of a folder whose name was changed: what the checkpoint says, or the only one in the plans."""
     said = read_checkpoint(next(iter(model.checkpoints.values()))).configuration
-    listed = list(files.read_json(model.folder / "plans.json").get("configurations", {}))
     if said is None and len(listed) != 1:
         raise ModelError(
             "cannot tell which configuration this is", file=model.folder, wanted="a folder named Trainer__Plans__Configuration"
         )
-    return said or str(listed[0])
+    return said or listed[0]
 
 
 def _read_all(models: dict[str, TrainedModel], progress: Callable[[str, int, int], None] | None) -> dict[tuple[str, str], Checkpoint]:
     paths = {(name, fold): path for name, model in models.items() for fold, path in model.checkpoints.items()}
     read = {}
-    for done, (key, path) in enumerate(paths.items(), start=1):
-        read[key] = read_checkpoint(path)
+    for done, ((name, fold), path) in enumerate(paths.items(), start=1):
+        found = read[name, fold] = read_checkpoint(path)
+        if found.configuration not in (None, name):
+            raise ModelError(
+                "the checkpoint was trained with another configuration than its folder is named for",
+                file=path,
+                field="init_args.configuration",
+                wanted=name,
+                got=found.configuration,
+                remedy="Name the folder Trainer__Plans__Configuration after the configuration of its checkpoints",
+            )
         if progress is not None:
             progress("reading checkpoints", done, len(paths))
     return read
 
 
-def _mirror_axes(checkpoints: dict[tuple[str, str], Checkpoint]) -> tuple[int, ...]:
-    """Network axes of a 3D network along which every checkpoint allows mirroring; a 2d one speaks of its own two axes."""
-    allowed = {0, 1, 2}
-    for (name, _), checkpoint in checkpoints.items():
-        axes = checkpoint.mirror_axes or ()
-        flat = name == "2d"
-        allowed &= {axis + 1 for axis in axes} | {0} if flat else set(axes)
-    only_flat = all(name == "2d" for name, _ in checkpoints)
-    return tuple(sorted(allowed - {0} if only_flat else allowed))
+def _described(models: dict[str, TrainedModel]) -> tuple[Any, Any]:
+    """plans.json and dataset.json of all the models, as one. Raises ModelError where they do not belong together."""
+    plans, datasets = ({name: files.read_json(model.folder / file) for name, model in models.items()} for file in _DESCRIPTIONS)
+    for name in models:
+        stage = translation.previous_stage(plans[name], name)
+        if stage is not None and stage not in models:
+            raise ModelError(
+                "a cascade cannot be predicted without its first stage",
+                file=models[name].folder,
+                field=f"{name}.previous_stage",
+                wanted=f"the trained model of {stage} too",
+                got=", ".join(models),
+                remedy="Give the folder that holds both, as nnUNet_results/DatasetNNN_Name",
+            )
+    return translation.joined(plans, datasets)
 
 
-def _fitting(plan: Plan, name: str, weights: dict[str, Tensor], *, file: Path) -> dict[str, Tensor]:
-    """`weights`, checked name by name and shape by shape against the network the plan describes."""
+def _mirror_axes(checkpoints: dict[tuple[str, str], Checkpoint], flat: set[str]) -> tuple[int, ...]:
+    """Network axes along which mirroring is allowed; a flat configuration speaks of its own two axes.
+
+    Raises ModelError where checkpoints disagree: a model has one answer, and no other would predict what nnU-Net does.
+    """
+    said = {key: {axis + 1 if key[0] in flat else axis for axis in checkpoint.mirror_axes or ()} for key, checkpoint in checkpoints.items()}
+    allowed = max(said.values(), key=lambda axes: (0 in axes, len(axes)))
+    for (name, fold), axes in said.items():
+        if axes != (allowed - {0} if name in flat else allowed):
+            raise ModelError(
+                "checkpoints allow mirroring along different axes",
+                field="inference_allowed_mirroring_axes",
+                wanted="the same for all configurations and folds",
+                got="; ".join(f"{name} fold {fold}: {sorted(axes) or 'none'}" for (name, fold), axes in said.items()),
+                remedy="Give the folder of one configuration at a time, and predict with several --model",
+            )
+    return tuple(sorted(allowed))
+
+
+def _fitting(plan: Plan, name: str, weights: dict[str, Tensor], *, left_out: dict[str, float], file: Path) -> dict[str, Tensor]:
+    """`weights`, checked name by name and shape by shape against the network the plan describes; parts that theirs goes without are
+    given the value that changes nothing.
+    """
     with torch.device("meta"):
         network = networks.build(plan.configurations[name].network, plan.in_channels(name), plan.labels.num_classes)
     wanted = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
+    absent = {key: left_out[_part(key)] for key in wanted.keys() - weights.keys() if _part(key) in left_out}
+    weights = weights | {key: torch.full(wanted[key], value) for key, value in absent.items()}
     got = {key: tuple(tensor.shape) for key, tensor in weights.items()}
     if wanted != got:
         wrong = sorted(key for key in wanted.keys() | got.keys() if wanted.get(key) != got.get(key))
@@ -160,6 +206,12 @@ def _fitting(plan: Plan, name: str, weights: dict[str, Tensor], *, file: Path) -
             "weights do not fit the network of the plan", code="E_WEIGHTS", file=file, wanted=[wanted.get(k) for k in wrong[:5]], got=shown
         )
     return weights
+
+
+def _part(key: str) -> str:
+    """What a weight is in its layer: conv.bias, norm.weight, upsamplings.bias and so on."""
+    parts = key.split(".")
+    return f"{parts[1] if parts[1] == 'upsamplings' else parts[-2]}.{parts[-1]}"
 
 
 def _optional_json(path: Path) -> Any:

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autoseg3d.errors import ModelError
+from autoseg3d.import_nnunet.architecture import Json, read_network, triple
 from planners.fingerprint import CaseFingerprint, Fingerprint, IntensityStatistics, Orientation, fingerprint_from_nnunet
 from planners.labels import LabelTable, label_table
-from planners.plan import Configuration, NetworkPlan, Normalization, Plan, Stage
-
-Json = Mapping[str, Any]
+from planners.plan import Configuration, Normalization, Plan
 
 _NORMALIZATIONS: dict[str, Normalization] = {
     "CTNormalization": "ct",
@@ -28,23 +27,35 @@ _READERS: dict[str, Orientation] = {
     "SimpleITKIOWithReorient": "canonical",
     "NibabelIOWithReorient": "canonical",
 }
-_ARCHITECTURES = {"PlainConvUNet": "unet", "ResidualEncoderUNet": "resenc"}
-# Values that our networks and resampling have built in; a plan that says otherwise would be predicted wrongly.
-# Dropout is not among them: prediction goes without.
-_FIXED_NETWORK: dict[str, Any] = {"conv_bias": True}
-_FIXED_LAYERS: dict[str, dict[str, Any]] = {"norm_op_kwargs": {"eps": 1e-5, "affine": True}, "nonlin_kwargs": {"negative_slope": 0.01}}
+# Values that our resampling has built in; a plan that says otherwise would be predicted wrongly.
 _FIXED_RESAMPLING = {
     "resampling_fn_data": {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None},
     "resampling_fn_probabilities": {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None},
 }
+_CASCADE_RESAMPLING = {"resampling_fn_seg": {"is_seg": True, "order": 1, "order_z": 0, "force_separate_z": None}}
+# Stands beside the configurations in plans.json and dataset.json, and must be the same for all that become one model.
+_SHARED_PLANS = ("transpose_forward", "image_reader_writer", "label_manager", "foreground_intensity_properties_per_channel")
+_SHARED_DATASET = ("labels", "regions_class_order", "channel_names", "modality")
 
 
 def read_labels(dataset: Json) -> LabelTable:
     """The label table of a dataset.json. Raises ModelError where it makes no sense."""
     try:
-        return label_table(dict(dataset["labels"]), dataset.get("regions_class_order"))
+        order = dataset.get("regions_class_order")
+        named = {name: _whole(value) for name, value in dict(dataset["labels"]).items()}
+        table = label_table(named, None if order is None else [int(value) for value in order])
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"dataset.json has no usable labels: {error}", field="labels") from error
+    if not table.has_regions and table.values != tuple(range(1, len(table.values) + 1)):
+        # nnU-Net writes the number of the network's channel, so that these values would not be what it gives.
+        wanted = f"0 to {len(table.values)}, without gaps"
+        raise ModelError("label values are not consecutive", field="labels", wanted=wanted, got=list(table.values))
+    return table
+
+
+def _whole(value: Any) -> Any:
+    """A label value or a list of them, which old datasets wrote as text."""
+    return [int(one) for one in value] if isinstance(value, list | tuple) else int(value)
 
 
 def channel_names(dataset: Json) -> tuple[str, ...]:
@@ -61,7 +72,8 @@ def read_plan(plans: Json, dataset: Json, *, configurations: Sequence[str], mirr
     Raises ModelError naming the field that our networks, normalisation or resampling cannot honour.
     """
     channels = channel_names(dataset)
-    statistics = plans["foreground_intensity_properties_per_channel"]
+    if (manager := plans.get("label_manager", "LabelManager")) != "LabelManager":
+        raise ModelError("unknown handling of labels", field="label_manager", wanted="LabelManager", got=manager)
     return Plan(
         planner="nnunet-import",
         dataset_name=str(plans.get("dataset_name", "imported")),
@@ -70,9 +82,56 @@ def read_plan(plans: Json, dataset: Json, *, configurations: Sequence[str], mirr
         mirror_axes=mirror_axes,
         channel_names=channels,
         labels=read_labels(dataset),
-        intensities=tuple(IntensityStatistics.model_validate(_statistics(statistics[str(i)])) for i in range(len(channels))),
+        intensities=_intensities(plans, len(channels)),
         configurations={name: _configuration(plans, name) for name in configurations},
     )
+
+
+def joined(plans: Mapping[str, Json], datasets: Mapping[str, Json]) -> tuple[Json, Json]:
+    """(plans, dataset) of configurations that were trained in folders of their own, each with its plans.json and dataset.json.
+
+    Every configuration counts as its own folder describes it. Raises ModelError where folders differ in what all share.
+    """
+    first = next(iter(plans))
+    for name in plans:
+        for file, shared, found in (("plans.json", _SHARED_PLANS, plans), ("dataset.json", _SHARED_DATASET, datasets)):
+            for field in shared:
+                wanted, got = found[first].get(field), found[name].get(field)
+                if wanted != got:
+                    raise ModelError(
+                        f"{file} of {name} is not that of {first}",
+                        field=field,
+                        wanted=_short(wanted),
+                        got=_short(got),
+                        remedy="Give the folder of one configuration at a time, and predict with several --model",
+                    )
+    own = {name: inherited(plans[name], name) for name in plans}
+    return {**plans[first], "configurations": {**plans[first]["configurations"], **own}}, datasets[first]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:200]} …"
+
+
+def is_flat(plans: Json, name: str) -> bool:
+    """Whether a configuration's network sees single slices."""
+    return len(inherited(plans, name)["patch_size"]) == 2
+
+
+def previous_stage(plans: Json, name: str) -> str | None:
+    """The configuration whose labels another one takes as input; None for most."""
+    stage = inherited(plans, name).get("previous_stage")
+    return None if stage is None else str(stage)
+
+
+def _intensities(plans: Json, channels: int) -> tuple[IntensityStatistics, ...]:
+    """Statistics of the foreground, which early plans filed under another name."""
+    early = plans.get("foreground_intensity_properties_by_modality")
+    statistics = plans.get("foreground_intensity_properties_per_channel", early)
+    if statistics is None:
+        raise ModelError("plans.json has no intensities of the foreground", field="foreground_intensity_properties_per_channel")
+    return tuple(IntensityStatistics.model_validate(_statistics(statistics[str(i)])) for i in range(channels))
 
 
 def _orientation(plans: Json) -> Orientation:
@@ -105,7 +164,8 @@ def _configuration(plans: Json, name: str) -> Configuration:
     entry = inherited(plans, name)
     if entry.get("preprocessor_name", "DefaultPreprocessor") != "DefaultPreprocessor":
         raise ModelError("unknown preprocessing", field=f"{name}.preprocessor_name", got=entry["preprocessor_name"])
-    for field, wanted in _FIXED_RESAMPLING.items():
+    cascade = entry.get("previous_stage") is not None
+    for field, wanted in {**_FIXED_RESAMPLING, **(_CASCADE_RESAMPLING if cascade else {})}.items():
         settings = {**wanted, **entry.get(f"{field}_kwargs", {})}
         if entry.get(field, "resample_data_or_seg_to_shape") != "resample_data_or_seg_to_shape" or settings != wanted:
             raise ModelError("unknown resampling", field=f"{name}.{field}", wanted=wanted, got=f"{entry.get(field)} {settings}")
@@ -115,11 +175,11 @@ def _configuration(plans: Json, name: str) -> Configuration:
         raise ModelError("unknown normalisation", field=f"{name}.normalization_schemes", wanted=sorted(_NORMALIZATIONS), got=unknown)
     return Configuration.model_validate(
         {
-            "spacing_mm": _triple(entry["spacing"]),
-            "median_shape": _triple(entry["median_image_size_in_voxels"]),
-            "patch_size": _triple(entry["patch_size"]),
-            "batch_size": entry["batch_size"],
-            "network": _network(entry, name),
+            "spacing_mm": triple(entry["spacing"]),
+            "median_shape": triple(entry.get("median_image_size_in_voxels", entry["patch_size"])),
+            "patch_size": triple(entry["patch_size"]),
+            "batch_size": entry.get("batch_size", 1),
+            "network": read_network(entry, name),
             "normalization": tuple(_NORMALIZATIONS[scheme] for scheme in schemes),
             "use_mask_for_norm": tuple(entry["use_mask_for_norm"]),
             "batch_dice": bool(entry.get("batch_dice", False)),
@@ -127,70 +187,6 @@ def _configuration(plans: Json, name: str) -> Configuration:
             "previous_stage": entry.get("previous_stage"),
         }
     )
-
-
-def _network(entry: Json, name: str) -> NetworkPlan:
-    kind, table = _architecture(entry, name)
-    stages = len(table["kernel_sizes"])
-    blocks = table["n_blocks_per_stage"] if kind == "resenc" else table["n_conv_per_stage"]
-    return NetworkPlan(
-        architecture=kind,
-        stages=tuple(
-            Stage(features=features, kernel=_triple(kernel), stride=_triple(stride), blocks=count)
-            for features, kernel, stride, count in zip(
-                table["features_per_stage"], table["kernel_sizes"], table["strides"], _repeated(blocks, stages), strict=True
-            )
-        ),
-        # nnU-Net lists decoder stages coarsest first.
-        decoder_blocks=tuple(reversed(_repeated(table["n_conv_per_stage_decoder"], stages - 1))),
-    )
-
-
-def _architecture(entry: Json, name: str) -> tuple[str, Json]:
-    """Our name of the architecture and its stage table, of plans with an `architecture` entry and of those before 2.4."""
-    if "architecture" not in entry:
-        table = _table_before_2_4(entry)
-        full_name = str(entry.get("UNet_class_name", "PlainConvUNet"))
-    else:
-        table = entry["architecture"]["arch_kwargs"]
-        full_name = str(entry["architecture"]["network_class_name"])
-        for field, wanted in _FIXED_NETWORK.items():
-            if table.get(field, wanted) != wanted:
-                raise ModelError("unknown network setting", field=f"{name}.architecture.{field}", wanted=wanted, got=table[field])
-        for field, fixed in _FIXED_LAYERS.items():
-            given = table.get(field) or {}
-            if any(given.get(key, value) != value for key, value in fixed.items()) or given.get("track_running_stats"):
-                raise ModelError("unknown network setting", field=f"{name}.architecture.{field}", wanted=fixed, got=given)
-        for field, ending in (("norm_op", "InstanceNorm"), ("nonlin", "LeakyReLU")):
-            if ending not in str(table.get(field, ending)):
-                raise ModelError("unknown network setting", field=f"{name}.architecture.{field}", wanted=ending, got=table[field])
-    short = full_name.rsplit(".", 1)[-1]
-    if short not in _ARCHITECTURES:
-        raise ModelError(
-            "unknown architecture", field=f"{name}.architecture", code="E_ARCHITECTURE", wanted=sorted(_ARCHITECTURES), got=full_name
-        )
-    return _ARCHITECTURES[short], table
-
-
-def _table_before_2_4(entry: Json) -> dict[str, Any]:
-    stages = len(entry["conv_kernel_sizes"])
-    base, top = entry["UNet_base_num_features"], entry["unet_max_num_features"]
-    return {
-        "features_per_stage": [min(base * 2**i, top) for i in range(stages)],
-        "kernel_sizes": entry["conv_kernel_sizes"],
-        "strides": entry["pool_op_kernel_sizes"],
-        "n_conv_per_stage": entry["n_conv_per_stage_encoder"],
-        "n_blocks_per_stage": entry["n_conv_per_stage_encoder"],
-        "n_conv_per_stage_decoder": entry["n_conv_per_stage_decoder"],
-    }
-
-
-def _repeated(value: int | Sequence[int], count: int) -> tuple[int, ...]:
-    return (value,) * count if isinstance(value, int) else tuple(value)
-
-
-def _triple(values: Sequence[float]) -> tuple[Any, ...]:
-    return (1, *values) if len(values) == 2 else tuple(values)
 
 
 def read_fingerprint(fingerprint: Json | None, plans: Json, dataset: Json) -> Fingerprint:
@@ -202,7 +198,6 @@ def read_fingerprint(fingerprint: Json | None, plans: Json, dataset: Json) -> Fi
     shape = [max(1, round(plans["original_median_shape_after_transp"][i])) for i in backward]
     spacing = [plans["original_median_spacing_after_transp"][i] for i in backward]
     channels = channel_names(dataset)
-    statistics = plans["foreground_intensity_properties_per_channel"]
     case = {"id": "median", "shape": shape, "shape_after_crop": shape, "spacing_mm": spacing, "relative_size_after_crop": 1.0}
     return Fingerprint(
         dataset_name=str(plans.get("dataset_name", "imported")),
@@ -210,6 +205,6 @@ def read_fingerprint(fingerprint: Json | None, plans: Json, dataset: Json) -> Fi
         labels=labels,
         num_training=int(dataset.get("numTraining", 1)),
         cases=(CaseFingerprint.model_validate(case),),
-        intensities=tuple(IntensityStatistics.model_validate(_statistics(statistics[str(i)])) for i in range(len(channels))),
+        intensities=_intensities(plans, len(channels)),
         median_relative_size_after_crop=1.0,
     )

@@ -158,7 +158,7 @@ class Predictor:
         first = self.previous.predict(case, progress=progress)
         working = preprocess(replace(case, labels=first.labels), self.plan, self.name)
         assert working.labels is not None
-        return Prepared(working, OneHot(torch.from_numpy(working.labels), self.plan.labels.class_members))
+        return Prepared(working, OneHot(torch.from_numpy(working.labels), self.plan.labels.value_members))
 
     def run(self, prepared: Prepared, *, apart: bool = False, progress: Progress | None = None) -> Prediction:
         """Labels of a prepared case on the scan's own grid; see `run_members`, which does the same for several predictors."""

@@ -146,7 +146,7 @@ def with_previous_stage(
             made = _Made(cases={**made.cases, **{case: (keys[case], digests[case]) for case in missing}})
             files.write_text(folder / "made.json", made.to_json())
     maps = {case: (_path(folder, case), made.cases[case][1]) for case in cases}
-    return CascadeStore(store, maps, plan.labels.class_members)
+    return CascadeStore(store, maps, plan.labels.value_members)
 
 
 def held_out_predictions(run: RunFolder, configuration: str, splits: Splits, cases: Iterable[str]) -> dict[str, tuple[Path, str]]:

@@ -302,7 +302,7 @@ class _Fitting:
         working = store.working_case(case_id)
         if isinstance(store, CaseStore):
             return Prepared(working)
-        return Prepared(working, OneHot(torch.from_numpy(store.previous(case_id)), self.plan.labels.class_members))
+        return Prepared(working, OneHot(torch.from_numpy(store.previous(case_id)), self.plan.labels.value_members))
 
     def _identity(self, store: Store) -> Identity:
         return Identity(

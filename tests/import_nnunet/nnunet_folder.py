@@ -91,14 +91,21 @@ def nnunet_names(ours: dict[str, Tensor], *, flat: bool = False) -> dict[str, Te
 
 
 def write_model(
-    folder: Path, *, plans_json: dict[str, Any], name: str, weights: dict[str, dict[str, Tensor]], dataset: dict[str, Any] = DATASET
+    folder: Path,
+    *,
+    plans_json: dict[str, Any],
+    name: str,
+    weights: dict[str, dict[str, Tensor]],
+    dataset: dict[str, Any] = DATASET,
+    mirror_axes: Any = "all",
+    trainer: str = "nnUNetTrainer",
 ) -> Path:
     """A folder Trainer__Plans__`name` with one checkpoint per entry of `weights` (fold folder name to weights)."""
-    model = folder / f"nnUNetTrainer__nnUNetPlans__{name}"
+    model = folder / f"{trainer}__nnUNetPlans__{name}"
     model.mkdir(parents=True)
     (model / "plans.json").write_text(json.dumps(plans_json))
     (model / "dataset.json").write_text(json.dumps(dataset))
-    axes = (0, 1) if name == "2d" else (0, 1, 2)
+    axes = mirror_axes if mirror_axes != "all" else (0, 1) if name == "2d" else (0, 1, 2)
     for fold, tensors in weights.items():
         (model / fold).mkdir()
         content = {
@@ -108,7 +115,7 @@ def write_model(
             "_best_ema": np.float64(0.7),
             "current_epoch": 1000,
             "init_args": {"configuration": name, "device": torch.device("cuda")},
-            "trainer_name": "nnUNetTrainer",
+            "trainer_name": trainer,
             "inference_allowed_mirroring_axes": axes,
         }
         torch.save(content, model / fold / "checkpoint_final.pth")

@@ -130,10 +130,18 @@ def _architecture(**changes: Any) -> dict[str, Any]:
         ({"resampling_fn_data_kwargs": {"order": 1}}, "resampling_fn_data"),
         ({"normalization_schemes": ["MyNormalization"]}, "normalization_schemes"),
         (_architecture(network_class_name="os.system"), "architecture"),
-        (_architecture(conv_bias=False), "conv_bias"),
-        (_architecture(norm_op="BatchNorm3d"), "norm_op"),
-        (_architecture(norm_op_kwargs={"eps": 1e-3}), "norm_op_kwargs"),
+        (_architecture(network_class_name="elsewhere.PlainConvUNet"), "architecture"),
+        (_architecture(conv_op="torch.nn.modules.conv.Conv2d"), "conv_op"),
+        (_architecture(norm_op="torch.nn.modules.batchnorm.BatchNorm3d"), "norm_op"),
+        (_architecture(norm_op="elsewhere.InstanceNorm3d"), "norm_op"),
+        (_architecture(norm_op=None), "norm_op"),
+        (_architecture(norm_op_kwargs={"eps": 1e-3, "affine": True}), "norm_op_kwargs"),
+        (_architecture(nonlin="torch.nn.GELU"), "nonlin"),
+        (_architecture(nonlin=None), "nonlin"),
         (_architecture(nonlin_kwargs={"negative_slope": 0.2}), "nonlin_kwargs"),
+        (_architecture(nonlin_first=True), "nonlin_first"),
+        (_architecture(squeeze_excitation=True), "squeeze_excitation"),
+        (_architecture(stem_channels=16), "stem_channels"),
     ],
 )
 def test_what_would_be_predicted_differently_is_refused_by_field(tmp_path: Path, change: dict[str, Any], field: str) -> None:
@@ -143,6 +151,39 @@ def test_what_would_be_predicted_differently_is_refused_by_field(tmp_path: Path,
         import_nnunet(model, tmp_path / "out.a3d")
     assert field in str(caught.value)
     assert not (tmp_path / "out.a3d").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"label_manager": "MyLabelManager"}, "label_manager"),
+        ({"image_reader_writer": "MyReader"}, "image_reader_writer"),
+        ({"foreground_intensity_properties_per_channel": None}, "foreground_intensity_properties_per_channel"),
+    ],
+)
+def test_what_all_configurations_share_is_refused_by_field_too(change: dict[str, Any], field: str) -> None:
+    with pytest.raises(ModelError, match=field):
+        translation.read_plan(plans({"3d_fullres": configuration()}) | change, DATASET, configurations=["3d_fullres"], mirror_axes=())
+
+
+@pytest.mark.parametrize(
+    ("settings", "missing"),
+    [
+        ({"conv_bias": False}, (".conv.bias", ".transpconvs.0.bias", ".transpconvs.1.bias")),
+        ({"norm_op_kwargs": {"eps": 1e-5}}, (".norm.weight", ".norm.bias")),
+        ({"norm_op_kwargs": None, "conv_bias": False}, (".norm.weight", ".norm.bias", ".conv.bias", "convs.0.bias", "convs.1.bias")),
+    ],
+)
+def test_layers_without_bias_or_scale_get_those_that_change_nothing(tmp_path: Path, settings: dict[str, Any], missing: Any) -> None:
+    theirs = {key: value for key, value in nnunet_names(_weights()).items() if not key.endswith(missing) and ".all_modules." not in key}
+    made = plans({"3d_fullres": configuration(**_architecture(**settings))})
+    model = write_model(tmp_path, plans_json=made, name="3d_fullres", weights={"fold_0": theirs})
+    loaded = open_package(import_nnunet(model, tmp_path / "out.a3d")).load_weights("3d_fullres", "0")
+    for key, tensor in loaded.items():
+        if ".norm." in key and ".norm.weight" in missing:
+            assert bool((tensor == float(key.endswith("weight"))).all()), key
+        elif key.endswith("bias") and ".heads." not in key and ".norm." not in key and "conv.bias" in str(missing):
+            assert not bool(tensor.any()), key
 
 
 def test_dropout_changes_nothing_in_prediction() -> None:
@@ -218,14 +259,108 @@ def test_scans_are_turned_as_the_reader_of_the_model_turned_them(reader: str | N
     assert read.orientation == orientation
 
 
-def test_an_unknown_reader_is_refused_since_it_may_turn_scans() -> None:
-    with pytest.raises(ModelError, match="image_reader_writer"):
-        translation.read_plan(
-            plans({"3d_fullres": configuration()}) | {"image_reader_writer": "MyReader"},
-            DATASET,
-            configurations=["3d_fullres"],
-            mirror_axes=(),
-        )
+def test_values_given_once_count_for_every_stage() -> None:
+    table = _architecture(kernel_sizes=3, strides=[1, 2, [2, 2, 2]], features_per_stage=6, n_conv_per_stage=2, n_conv_per_stage_decoder=1)
+    made = translation.read_plan(plans({"3d_fullres": configuration(**table)}), DATASET, configurations=["3d_fullres"], mirror_axes=())
+    network = made.configurations["3d_fullres"].network
+    assert [(stage.features, stage.kernel, stage.stride, stage.blocks) for stage in network.stages] == [
+        (6, (3, 3, 3), (k, k, k), 2) for k in (1, 2, 2)
+    ]
+    assert network.decoder_blocks == (1, 1)
+
+
+def test_channels_follow_the_label_values_whatever_their_order_and_type() -> None:
+    table = translation.read_labels({"labels": {"background": "0", "b": "2", "a": 1, "ignore": 3}})
+    assert [(label.name, label.paint) for label in table.labels] == [("a", 1), ("b", 2)]
+    assert table.ignore == 3
+
+
+def test_label_values_with_gaps_are_refused_since_nnunet_writes_channel_numbers() -> None:
+    with pytest.raises(ModelError, match="not consecutive"):
+        translation.read_labels({"labels": {"background": 0, "a": 1, "b": 5}})
+
+
+def _two_configurations(tmp_path: Path, **changes: Any) -> Path:
+    """A results folder with a 2d and a 3d model; `changes` are given to the 3d one alone."""
+    results = tmp_path / "Dataset999_Small"
+    both = plans({"3d_fullres": configuration(), "2d": configuration(flat=True)})
+    flat = nnunet_names(_weights(flat=True), flat=True)
+    write_model(results, plans_json=both, name="2d", weights={"fold_0": flat})
+    write_model(results, plans_json=both, name="3d_fullres", weights={"fold_0": nnunet_names(_weights())}, **changes)
+    return results
+
+
+def test_each_configuration_counts_as_its_own_folder_describes_it(tmp_path: Path) -> None:
+    results = _two_configurations(tmp_path)
+    own = results / "nnUNetTrainer__nnUNetPlans__3d_fullres" / "plans.json"
+    own.write_text(json.dumps(plans({"3d_fullres": configuration(spacing=[3.0, 2.0, 2.0])})))
+    plan = open_package(import_nnunet(results, tmp_path / "out")).plan
+    assert plan.configurations["3d_fullres"].spacing_mm == (3.0, 2.0, 2.0)
+    assert plan.configurations["2d"].spacing_mm == (1.0, 1.0, 1.0)
+
+
+def test_folders_of_different_datasets_do_not_become_one_model(tmp_path: Path) -> None:
+    results = _two_configurations(tmp_path, dataset={**DATASET, "labels": {"background": 0, "b": 1, "a": 2}})
+    with pytest.raises(ModelError, match="labels"):
+        import_nnunet(results, tmp_path / "out")
+
+
+def test_checkpoints_that_allow_other_mirror_axes_do_not_become_one_model(tmp_path: Path) -> None:
+    results = _two_configurations(tmp_path, mirror_axes=(0, 1))
+    with pytest.raises(ModelError, match="inference_allowed_mirroring_axes"):
+        import_nnunet(results, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("said", "axes"), [(None, ()), ((), ()), ([1], (1,)), ((2, 0), (0, 2))])
+def test_mirror_axes_are_those_of_the_checkpoint(tmp_path: Path, said: Any, axes: tuple[int, ...]) -> None:
+    made = plans({"3d_fullres": configuration()})
+    weights = {"fold_0": nnunet_names(_weights())}
+    model = write_model(tmp_path, plans_json=made, name="3d_fullres", weights=weights, mirror_axes=said, trainer="nnUNetTrainerNoMirroring")
+    assert open_package(import_nnunet(model, tmp_path / "out")).plan.mirror_axes == axes
+
+
+def test_a_configuration_of_any_name_is_flat_by_its_patch(tmp_path: Path) -> None:
+    table = plans({"2d": configuration(flat=True), "2d_large": {"inherits_from": "2d", "batch_size": 9}})
+    weights = {"fold_0": nnunet_names(_weights(flat=True), flat=True)}
+    model = write_model(tmp_path, plans_json=table, name="2d_large", weights=weights, mirror_axes=(0, 1))
+    plan = open_package(import_nnunet(model, tmp_path / "out")).plan
+    assert plan.mirror_axes == (1, 2)
+    assert plan.configurations["2d_large"].batch_size == 9
+
+
+def test_a_folder_of_another_name_is_what_its_checkpoint_says(tmp_path: Path) -> None:
+    made = plans({"3d_fullres": configuration(), "2d": configuration(flat=True)})
+    model = write_model(tmp_path, plans_json=made, name="3d_fullres", weights={"fold_0": nnunet_names(_weights())})
+    renamed = model.rename(tmp_path / "liver__model__v2")
+    assert open_package(import_nnunet(renamed, tmp_path / "out")).configurations == ("3d_fullres",)
+    misnamed = renamed.rename(tmp_path / "nnUNetTrainer__nnUNetPlans__2d")
+    with pytest.raises(ModelError, match=r"init_args\.configuration"):
+        import_nnunet(misnamed, tmp_path / "other")
+
+
+def _cascade() -> dict[str, Any]:
+    second = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    return plans({"3d_lowres": configuration(), "3d_fullres": configuration(), "3d_cascade_fullres": second})
+
+
+REGIONS = {**DATASET, "labels": {"background": 0, "whole": [1, 2, 3], "core": [2, 3]}, "regions_class_order": [1, 2]}
+
+
+def test_a_cascade_hands_on_label_values_also_where_networks_predict_regions(tmp_path: Path) -> None:
+    results = tmp_path / "Dataset999_Small"
+    for name, channels in (("3d_lowres", 1), ("3d_cascade_fullres", 1 + 3)):
+        weights = networks.build(_network_plan(flat=False, residual=False), channels, 2, seed=0).state_dict()
+        write_model(results, plans_json=_cascade(), name=name, weights={"fold_0": nnunet_names(weights)}, dataset=REGIONS)
+    plan = open_package(import_nnunet(results, tmp_path / "out")).plan
+    assert plan.in_channels("3d_cascade_fullres") == 4
+    assert plan.labels.value_members == ((1,), (2,), (3,))
+
+
+def test_a_cascade_without_its_first_stage_is_refused_by_name(tmp_path: Path) -> None:
+    weights = networks.build(_network_plan(flat=False, residual=False), 3, 3, seed=0).state_dict()
+    model = write_model(tmp_path, plans_json=_cascade(), name="3d_cascade_fullres", weights={"fold_0": nnunet_names(weights)})
+    with pytest.raises(ModelError, match="3d_lowres"):
+        import_nnunet(model, tmp_path / "out")
 
 
 def _with_postprocessing(tmp_path: Path, *lists: tuple[str, Any]) -> Path:

@@ -70,3 +70,9 @@ def test_contradictory_tables_are_refused(entries, order, message):
 def test_names_differ():
     with pytest.raises(ValidationError, match="used twice: a"):
         LabelTable(labels=(Label(name="a", values=(1,), paint=1), Label(name="a", values=(2,), paint=2)))
+
+
+def test_a_cascade_hands_on_label_values_also_where_there_are_regions() -> None:
+    table = label_table({"background": 0, "whole": [1, 2, 3], "core": [2, 3]}, [1, 2])
+    assert table.value_members == ((1,), (2,), (3,))
+    assert table.class_members == ((1, 2, 3), (2, 3))
