@@ -4,7 +4,7 @@
 
 nnU-Net's own code builds each network, fits it for some steps and predicts one synthetic scan in its own environment, with and
 without mirrored copies; the folder is then imported and predicted in the same two ways at the default precision, and once in float32.
-A kind is done by itself and its row added to FILE, so that many can be done in pieces; without --only those missing there are done.
+Rows are added to FILE, so that many kinds can be done in pieces; without --only those that are missing there are done.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Kind:
 
     specs: tuple[Spec, ...]
     spacing: tuple[float, float, float] = (2.0, 1.4, 1.4)
-    shape: tuple[int, int, int] = (50, 72, 66)
+    shape: tuple[int, int, int] = (36, 52, 48)
     axes: tuple[tuple[float, float, float], ...] = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
     zeros: bool = False
     scale: tuple[float, float] = (1.0, 0.0)
@@ -87,7 +87,7 @@ KINDS: dict[str, Kind] = {
         (
             Spec(
                 labels=numbered(118),
-                steps=200,
+                steps=100,
                 features=(16, 32, 64),
                 old=True,
                 trainer="nnUNetTrainerNoMirroring",
@@ -247,12 +247,9 @@ def gap(ours: Path, theirs: Path) -> str:
     return f"{np.quantile(difference, 0.9999):.4f}, {(difference > 5e-3).mean():.2%}"
 
 
-def one(name: str, chosen: argparse.Namespace) -> list[object]:
+def one(name: str, folder: Path) -> list[object]:
     """The row of a kind; what went wrong where something did."""
-    folder = chosen.work / str(list(KINDS).index(name))
     try:
-        said = carry_out(chosen.nnunet, jobs_of(KINDS[name], folder), folder / "jobs.json")
-        sys.stderr.write("".join(f"{line}\n" for line in said.splitlines() if "rror" in line))
         return [name, *compare(KINDS[name], folder)]
     except Exception as error:
         return [name, "failed", " ".join(str(error).split())[-600:]]
@@ -270,9 +267,14 @@ def main() -> None:
     results = chosen.results or chosen.work / "results.jsonl"
     chosen.work.mkdir(parents=True, exist_ok=True)
     rows = {row[0]: row for row in map(json.loads, results.read_text().splitlines())} if results.exists() else {}
-    for name in chosen.only or [kind for kind in KINDS if kind not in rows]:
-        shutil.rmtree(chosen.work / str(list(KINDS).index(name)), ignore_errors=True)
-        rows[name] = one(name, chosen)
+    todo = {name: chosen.work / str(number) for number, name in enumerate(KINDS) if name in (chosen.only or KINDS.keys() - rows.keys())}
+    for folder in todo.values():
+        shutil.rmtree(folder, ignore_errors=True)
+    jobs = [each for name, folder in todo.items() for each in jobs_of(KINDS[name], folder)]
+    said = carry_out(chosen.nnunet, jobs, chosen.work / f"jobs_{os.getpid()}.json", "go on")
+    sys.stderr.write("".join(f"{line}\n" for line in said.splitlines() if "rror" in line))
+    for name, folder in todo.items():
+        rows[name] = one(name, folder)
         sys.stderr.write(f"{rows[name]}\n")
         with open(results, "a") as file:
             file.write(f"{json.dumps(rows[name])}\n")

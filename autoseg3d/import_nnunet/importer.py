@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def import_nnunet(
         except ModelError as error:
             error.file = error.file or first.folder / "plans.json"  # the translation knows fields, not files
             raise
-        except (KeyError, TypeError, ValueError, ValidationError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, ValidationError) as error:
             raise ModelError(f"plans.json or dataset.json does not hold what nnU-Net writes: {error}", file=first.folder) from error
         postprocessing = _postprocessing(models, plan, note)
         left_out = {name: parts_left_out(translation.inherited(plans, name)) for name in models}
@@ -111,8 +111,9 @@ def _selected(found: Sequence[TrainedModel], wanted: Sequence[str] | None, sourc
     """Configuration name to model. Raises ModelError where two trainers compete for a name, or a wanted one is missing."""
     named: dict[str, TrainedModel] = {}
     for model in found:
-        listed = files.read_json(model.folder / "plans.json").get("configurations", {})
-        name = model.configuration if model.configuration in listed else _name_from_checkpoint(model, list(listed))
+        listed = list(_table(model.folder / "plans.json").get("configurations", {}))
+        said = model.configuration
+        name = said if said is not None and said in listed else _name_from_checkpoint(model, listed)
         if wanted is not None and name not in wanted:
             continue
         if name in named:
@@ -155,7 +156,7 @@ def _read_all(models: dict[str, TrainedModel], progress: Callable[[str, int, int
 
 def _described(models: dict[str, TrainedModel]) -> tuple[Any, Any]:
     """plans.json and dataset.json of all the models, as one. Raises ModelError where they do not belong together."""
-    plans, datasets = ({name: files.read_json(model.folder / file) for name, model in models.items()} for file in _DESCRIPTIONS)
+    plans, datasets = ({name: _table(model.folder / file) for name, model in models.items()} for file in _DESCRIPTIONS)
     for name in models:
         stage = translation.previous_stage(plans[name], name)
         if stage is not None and stage not in models:
@@ -212,6 +213,13 @@ def _part(key: str) -> str:
     """What a weight is in its layer: conv.bias, norm.weight, upsamplings.bias and so on."""
     parts = key.split(".")
     return f"{parts[1] if parts[1] == 'upsamplings' else parts[-2]}.{parts[-1]}"
+
+
+def _table(path: Path) -> Mapping[str, Any]:
+    found = files.read_json(path)
+    if not isinstance(found, Mapping):
+        raise ModelError("does not hold what nnU-Net writes", file=path, wanted="a table of names and values", got=type(found).__name__)
+    return found
 
 
 def _optional_json(path: Path) -> Any:

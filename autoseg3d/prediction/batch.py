@@ -17,8 +17,8 @@ import torch
 from autoseg3d import files
 from autoseg3d.allocator import keeping_freed_pages
 from autoseg3d.devices import free_memory_bytes
-from autoseg3d.errors import Autoseg3dError, DataError, StoppedError, UsageError
-from autoseg3d.io import CaseFiles, read_geometry
+from autoseg3d.errors import DataError, StoppedError, UsageError
+from autoseg3d.io import CaseFiles
 from autoseg3d.io.names import check_case_id, clashes
 from autoseg3d.package import ModelPackage, open_package
 from autoseg3d.prediction.backends import device_for
@@ -39,6 +39,7 @@ from autoseg3d.prediction.records import (
     peak_bytes,
     write_results,
 )
+from autoseg3d.prediction.workload import Workload
 
 Progress = Callable[[str, int, int], None]
 Models = ModelPackage | Path | str
@@ -107,17 +108,18 @@ class _Batch:
     def run(self, scans: Sequence[CaseFiles], progress: Progress | None) -> None:
         """Predicts all scans; results are in their order."""
         ahead: Beside[Begun | CaseResult] | None = None
+        workload = Workload(scans, progress, geometry=self.options.geometry)
         for i, scan in enumerate(scans):
-            if progress is not None:
-                progress("scans", i, len(scans))
+            workload.begin(i)
             if ahead is None:
                 forget_peak()
             begun = ahead.result() if ahead is not None else self._begin(scan, progress)
+            if isinstance(begun, CaseResult):
+                workload.skip(i)
             ahead = self._read_ahead(begun, scans[i + 1]) if i + 1 < len(scans) else None
-            self._take(begun, progress)
+            self._take(begun, workload.watching(i))
         self._written()
-        if progress is not None:
-            progress("scans", len(scans), len(scans))
+        workload.begin(len(scans))
 
     def close(self) -> None:
         """Waits for the scan that is being written and ends what was started."""
@@ -225,10 +227,8 @@ class _Batch:
 
     def _reading_bytes(self, scan: CaseFiles) -> int:
         """What reading a scan takes by its header; nothing where that cannot be read, which is told when its turn comes."""
-        with contextlib.suppress(Autoseg3dError, OSError):
-            channels = len(self.members[0].package.plan.channel_names)
-            return forecast_reading(read_geometry(scan.images[0], geometry=self.options.geometry).shape, channels)
-        return 0
+        shape = self._reader.shape(scan)
+        return 0 if shape is None else forecast_reading(shape, len(self.members[0].package.plan.channel_names))
 
     def _check_reading(self, scan: CaseFiles, base: int) -> None:
         """Refuses, before it is read, a scan that does not fit into the bound by itself."""

@@ -54,6 +54,7 @@ class Begun:
     forecast: MemoryForecast | None
     started_utc: str
     seconds: dict[str, float]
+    reading_limit: float | None = None
     choices: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -114,6 +115,7 @@ class CaseWork:
             forecast=told,
             started_utc=started,
             seconds=clock.seconds,
+            reading_limit=self._reader.seconds_for(scan) if self._options.timeout_seconds is None else None,
             choices=list(told.choices) if told else [],
             notes=list(loaded.notes),
         )
@@ -188,6 +190,7 @@ class CaseWork:
             started_utc=begun.started_utc,
             ended_utc=now_utc(),
             seconds={name: round(value, 4) for name, value in (begun.seconds | clock.seconds).items()},
+            reading_limit_seconds=None if begun.reading_limit is None else round(begun.reading_limit, 1),
             forecast_bytes=begun.forecast.peak if begun.forecast else None,
             peak_bytes=peak,
         )

@@ -81,6 +81,7 @@ class CaseRecord(Contract):
     findings    volume, place and edge of every label, and how far folds agree where that was asked for
     postprocessing   steps of the model that were applied to the labels, and what each removed
     seconds     wall-clock time of each step; reading may have run beside the networks of the case before
+    reading_limit_seconds   how long reading might have taken, by the size of the files; None where a limit was asked for
     peak_bytes  largest memory of the process while it worked on this case (since its start where the system cannot tell);
                 `forecast_bytes` what was expected, on a CPU
     """
@@ -109,6 +110,7 @@ class CaseRecord(Contract):
     started_utc: str
     ended_utc: str
     seconds: dict[str, float]
+    reading_limit_seconds: float | None = None
     peak_bytes: int = Field(ge=0)
     forecast_bytes: int | None = None
 
