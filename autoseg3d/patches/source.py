@@ -69,7 +69,7 @@ class PatchSource:
 
     Every random number of a sample comes from `numpy.random.default_rng((seed, epoch, index))`, so a sample is the same
     in whatever process and order it is made. Where the configuration has a previous stage, the last channels of the
-    stored images, one per foreground label, are its one-hot labels.
+    stored images, one per label value, are its one-hot labels.
 
     Args:
         store: the preprocessed cases.
@@ -105,7 +105,7 @@ class PatchSource:
         self.configuration: Configuration = plan.configurations[configuration]
         self.augments, self._share = augment, share
         self._crop = loader_crop(self.configuration) if augment else self.configuration.patch_size
-        self._masks = len(plan.labels.labels) if self.configuration.previous_stage else 0
+        self._masks = len(plan.labels.values) if self.configuration.previous_stage else 0
         self._pipeline = self._reference_pipeline() if augment and augmentation == "batchgenerators" else None
 
     def sample(self, epoch: int, index: int, *, forced_foreground: bool) -> tuple[torch.Tensor, torch.Tensor]:

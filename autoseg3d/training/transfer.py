@@ -215,7 +215,9 @@ def _channels(plan: Plan, configuration: str) -> tuple[str, ...]:
     images = tuple(name.casefold() for name in plan.channel_names)
     if plan.configurations[configuration].previous_stage is None:
         return images
-    return images + tuple(_PREVIOUS + label.name for label in plan.labels.labels)
+    # A value that several regions share is known by all their names.
+    named = (" and ".join(label.name for label in plan.labels.labels if value in label.values) for value in plan.labels.values)
+    return images + tuple(_PREVIOUS + name for name in named)
 
 
 def _heads(network: nn.Module) -> list[str]:

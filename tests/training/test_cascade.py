@@ -9,13 +9,14 @@ from runs import Run, full_resolution, made_run, train, write_spheres
 
 from autoseg3d.errors import UsageError
 from autoseg3d.files import lock
-from autoseg3d.io import load_case, read_volume, write_labels
+from autoseg3d.io import load_case, open_dataset, read_volume, write_labels
 from autoseg3d.package import open_package, pack
 from autoseg3d.prediction import Predictor
 from autoseg3d.preprocessing import prepare, preprocess
 from autoseg3d.run import RunFolder
 from autoseg3d.training.cascade import CascadeStore, with_previous_stage
 from autoseg3d.training.splits import read_splits
+from planners.plan import Configuration
 
 CASES = 4
 
@@ -25,13 +26,16 @@ def small_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_spheres(tmp_path_factory.mktemp("Dataset003_Few"), CASES)
 
 
+def stages() -> dict[str, Configuration]:
+    full = full_resolution()
+    coarse = full.model_copy(update={"spacing_mm": (2.0, 2.0, 2.0), "patch_size": (8, 8, 8)})
+    return {"3d_lowres": coarse, "3d_cascade_fullres": full.model_copy(update={"previous_stage": "3d_lowres"})}
+
+
 @pytest.fixture(scope="module")
 def run(small_raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A planned cascade in two folds, its first stage at twice the spacing and trained."""
-    full = full_resolution()
-    coarse = full.model_copy(update={"spacing_mm": (2.0, 2.0, 2.0), "patch_size": (8, 8, 8)})
-    stages = {"3d_lowres": coarse, "3d_cascade_fullres": full.model_copy(update={"previous_stage": "3d_lowres"})}
-    made = made_run(small_raw, tmp_path_factory.mktemp("runs") / "run", folds=2, configurations=stages)
+    made = made_run(small_raw, tmp_path_factory.mktemp("runs") / "run", folds=2, configurations=stages())
     with pytest.raises(UsageError, match="fold 0, 1 not finished") as refused:
         train(made, configuration="3d_cascade_fullres")
     assert refused.value.code == "E_PREVIOUS_STAGE"
@@ -108,3 +112,25 @@ def test_a_changed_prediction_is_not_used(run: Run) -> None:
     assert json.loads((made / "made.json").read_text())["cases"].keys() == set(before_store.ids)
     with lock(made):
         pass
+
+
+def test_where_there_are_regions_the_next_stage_is_handed_the_label_values(tmp_path: Path) -> None:
+    """Three regions of two values: what overlaps is one channel per value, as in nnU-Net."""
+    raw = write_spheres(tmp_path / "Dataset004_Regions", CASES)
+    text = json.loads((raw / "dataset.json").read_text())
+    text |= {"labels": {"background": 0, "either": [1, 2], "bright": [1], "dim": [2]}, "regions_class_order": [1, 1, 2]}
+    (raw / "dataset.json").write_text(json.dumps(text))
+    folder, dataset, plan = made_run(raw, tmp_path / "run", folds=2, configurations=stages())
+    regions: Run = (folder, dataset, plan.model_copy(update={"labels": open_dataset(raw).labels}))
+    for fold in ("0", "1"):
+        train(regions, fold, configuration="3d_lowres", epochs=1, iterations=2)
+    result = train(regions, "0", configuration="3d_cascade_fullres", epochs=1, iterations=2)
+    assert set(result.dice) == {"either", "bright", "dim"}
+    store = cascade_store(regions)
+    image, _ = store.read(store.ids[0], (0, 0, 0), (20, 20, 20))
+    assert len(image) == 3 == regions[2].in_channels("3d_cascade_fullres")
+    predictor = Predictor.from_package(open_package(folder), "3d_cascade_fullres", ["0"], device="cpu", precision="fp32")
+    case = read_splits(folder / "splits.json").folds[0].validation[0]
+    found = predictor.predict(load_case(next(known for known in dataset.cases if known.id == case), labels=None).case).labels
+    known = read_volume(folder / "folds" / "3d_cascade_fullres" / "fold_0" / "validation" / f"{case}.nii.gz", labels=True).array
+    assert (found != known).mean() < 0.002
