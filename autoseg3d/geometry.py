@@ -133,6 +133,11 @@ class Geometry(Contract):
         """Whether both grids have one shape and their corners lie within `tolerance_voxels` of each other."""
         return self.shape == other.shape and self.corner_distance_voxels(other) <= tolerance_voxels
 
+    def same_voxels(self, other: Geometry, tolerance_voxels: float = 0.1) -> bool:
+        """Whether both grids have the same voxels, in whatever order and direction they are stored."""
+        turns = product(_permutations(), product((False, True), (False, True), (False, True)))
+        return any(self.turned(axes, flips).same_grid(other, tolerance_voxels) for axes, flips in turns)
+
     def obliquity_degrees(self) -> float:
         """Largest angle between a voxel axis and the world axis it is assigned to, in degrees."""
         cosines = self.matrix[:3, :3] / np.linalg.norm(self.matrix[:3, :3], axis=0)

@@ -94,6 +94,16 @@ def test_corner_distance_is_in_voxels_of_the_finest_axis() -> None:
     assert not here.same_grid(Geometry.from_affine((5, 4, 4), here.matrix))
 
 
+def test_the_same_voxels_in_any_order_are_the_same_voxels() -> None:
+    here = grid((0, 1, 2), (1, 1, 1), (8.0, -14.0, 21.0), (3, 5, 7))
+    for axes in permutations((0, 1, 2)):
+        for flips in product((False, True), repeat=3):
+            assert here.turned(axes, flips).same_voxels(here)
+    mirrored = np.diag([-1.0, 1, 1, 1]) @ here.matrix
+    assert not here.same_voxels(Geometry.from_affine(here.shape, mirrored))
+    assert not here.same_voxels(Geometry.from_affine((3, 5, 6), here.matrix))
+
+
 def test_volume_of_a_sheared_voxel() -> None:
     sheared = np.diag([1.0, 1.0, 3.0, 1.0])
     sheared[1, 2] = 2.0

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autoseg3d.cli import options
+
+if TYPE_CHECKING:
+    from autoseg3d.errors import Autoseg3dError
+
+_ALIKE_TOLD = 10
 
 Raw = Annotated[Path, typer.Argument(help="Dataset folder: nnU-Net v2 layout, Medical Segmentation Decathlon, or images/ with labels/.")]
 Planner = Annotated[str, typer.Option(help="standard, nnunet, resenc-m, resenc-l, resenc-xl, residual, vnet, or an installed one.")]
@@ -50,6 +56,8 @@ def check(
 
       autoseg3d check /data/Hippocampus --report health.html
     """
+    from rich.markup import escape
+
     from autoseg3d import api
     from autoseg3d.cli import show
 
@@ -60,18 +68,34 @@ def check(
         else:
             survey = api.check_report(raw, report, reading=reading, progress=progress)
     for warning in survey.warnings:
-        show.output.print(f"[yellow]warning[/] {warning}", soft_wrap=True)
-    for fault in survey.faults:
-        show.output.print(f"[red]fault[/]   {fault}", soft_wrap=True)
+        show.output.print(f"[yellow]warning[/] {escape(warning)}", soft_wrap=True)
+    for line in _fault_lines(survey.faults):
+        show.output.print(f"[red]fault[/]   {escape(line)}", soft_wrap=True)
     if report is not None:
-        show.output.print(f"Written to {report}", soft_wrap=True)
-    cases = len(survey.fingerprint.cases) if survey.fingerprint else 0
+        show.output.print(f"Written to {escape(str(report))}", soft_wrap=True)
+    warnings = _counted(len(survey.warnings), "warning")
     if survey.faults:
-        show.output.print(
-            f"{len(survey.faults)} faults, {len(survey.warnings)} warnings. Mend the faults, or leave cases out with --exclude CASE."
-        )
+        found = f"{_counted(len(survey.faults), 'fault')}, {warnings}"
+        show.output.print(f"{found}. Mend the faults, or leave cases out with --exclude CASE.", soft_wrap=True)
         raise typer.Exit(3)
-    show.output.print(f"{cases} cases can be used, {len(survey.warnings)} warnings. Next: autoseg3d plan {raw} --run RUN")
+    cases = _counted(len(survey.fingerprint.cases) if survey.fingerprint else 0, "case")
+    show.output.print(f"{cases} can be used, {warnings}. Next: autoseg3d plan {escape(str(raw))} --run RUN", soft_wrap=True)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _fault_lines(faults: Sequence[Autoseg3dError]) -> Iterator[str]:
+    """One line for each fault; of a fault that many cases share the first few, then the names of the others."""
+    alike: dict[tuple[str, str], list[Autoseg3dError]] = {}
+    for fault in faults:
+        alike.setdefault((fault.code, fault.what), []).append(fault)
+    for (code, what), group in alike.items():
+        told = group if len(group) <= _ALIKE_TOLD + 1 or any(fault.case is None for fault in group) else group[:_ALIKE_TOLD]
+        yield from map(str, told)
+        if rest := [str(fault.case) for fault in group[len(told) :]]:
+            yield f"{code}: {what}: the same in {len(rest)} more cases, {', '.join(rest)}"
 
 
 def plan(

@@ -78,8 +78,9 @@ def dataset_findings(observations: Sequence[Observation], table: LabelTable) -> 
         )
         for ids in duplicates(observations)
     ]
-    if len(observations) < FEW:
-        text = f"only {len(observations)} cases: five folds need at least {FEW}, and a model of so few will not generalise"
+    if 0 < len(observations) < FEW:
+        count = f"{len(observations)} readable case{'s' if len(observations) > 1 else ''}"
+        text = f"only {count}: five folds need at least {FEW}, and a model of so few will not generalise"
         found.append(Finding("number", text))
     found += _rare_labels(observations, table) + _orientations(observations)
     found += [finding for label in table.labels for finding in _unusual_label(observations, label.name)]
@@ -156,7 +157,7 @@ def _intensities(observations: Sequence[Observation]) -> list[Finding]:
         centre, spread = _usual(medians)
         far = np.abs(medians - centre) > _DEVIATIONS * max(spread, within)
         # Many far from the middle are no outliers but scanners that scale differently, as MR scanners do.
-        if 0 < np.count_nonzero(far) <= _ODD_SHARE * len(seen):
+        if 0 < np.count_nonzero(far) <= max(1, _ODD_SHARE * len(seen)):
             odd = {case: float(median) for (case, _), median, is_far in zip(seen, medians, far, strict=True) if is_far}
             listed = _listed([f"{case} ({median:.4g})" for case, median in odd.items()])
             text = f"channel {channel}: unusual intensities inside the labels in {listed}; usual are {centre:.4g}"
@@ -176,7 +177,7 @@ def _channel_order(observations: Sequence[Observation]) -> list[Finding]:
             brighter = medians[:, first] > medians[:, second]
             usual = np.median(brighter) > 0.5
             odd = tuple(complete[i].case.id for i in np.flatnonzero(brighter != usual))
-            if 0 < len(odd) <= _ODD_SHARE * len(complete):
+            if 0 < len(odd) <= max(1, _ODD_SHARE * len(complete)):
                 which = f"channels {first} and {second} may be swapped in {_listed(odd)}"
                 found.append(Finding("channels", f"{which}: which is brighter differs from all others", odd))
     return found

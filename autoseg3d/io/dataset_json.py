@@ -170,7 +170,8 @@ def _ending(reader: _Reader, document: dict[str, Any]) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or value.lower() not in ENDINGS:
-        remedy = "Convert the scans to one of these"
+        dotted = f".{value.lower()}" if isinstance(value, str) else ""
+        remedy = f'Write "{dotted}"' if dotted in ENDINGS else "Convert the scans to one of these"
         reader.fault("file_ending", f"one of {', '.join(ENDINGS)}", value, remedy)
         return None
     return ".hdr" if value.lower() == ".img" else value.lower()  # the header stands for both files of a pair

@@ -121,7 +121,7 @@ def _labels(files: CaseFiles, grid: Geometry, table: LabelTable, geometry: Geome
             code="E_SHAPE",
             wanted=_size(grid),
             got=_size(volume.geometry),
-            remedy="Export the label map on the grid of the image",
+            remedy=_turned_remedy(volume.geometry, grid) or "Export the label map on the grid of the image",
         )
     gap = grid.corner_distance_voxels(volume.geometry)
     if gap > SAME_GRID_VOXELS:
@@ -131,10 +131,24 @@ def _labels(files: CaseFiles, grid: Geometry, table: LabelTable, geometry: Geome
             code="E_ALIGN",
             wanted=f"corners within {SAME_GRID_VOXELS} voxel, {_described(grid)}",
             got=f"{gap:.3g} voxels apart, {_described(volume.geometry)}",
-            remedy="Copy the image's geometry into the label map if its voxels match, else resample it onto the image",
+            remedy=_turned_remedy(volume.geometry, grid)
+            or "Copy the image's geometry into the label map if its voxels match, else resample it onto the image",
         )
     _refuse_unexpected(volume.array, table, files.label)
     return volume
+
+
+def _turned_remedy(labels: Geometry, image: Geometry) -> str | None:
+    """What to do about a label map that covers the image's own voxels, but in another order; None for any other.
+
+    It is not turned here: a header that was mirrored by mistake looks the same.
+    """
+    if not labels.same_voxels(image, SAME_GRID_VOXELS):
+        return None
+    return (
+        "By its header the label map covers the same voxels in another order. Look at both in a viewer: if they match there, "
+        f"store the label map as {image.orientation}, like the image; if not, its header is mirrored"
+    )
 
 
 def _refuse_unexpected(labels: np.ndarray, table: LabelTable, path: Path) -> None:
@@ -149,7 +163,7 @@ def _refuse_unexpected(labels: np.ndarray, table: LabelTable, path: Path) -> Non
     shown = []
     for value, place, count in list(zip(values.tolist(), places, counts, strict=True))[:_VALUES_SHOWN]:
         z, y, x = (int(i) for i in np.unravel_index(strange[place], labels.shape))
-        shown.append(f"{value} in {count} voxels, first at x={x} y={y} z={z}")
+        shown.append(f"{value} in {count} voxel{'s' if count > 1 else ''}, first at x={x} y={y} z={z}")
     more = f"; and {len(values) - _VALUES_SHOWN} more values" if len(values) > _VALUES_SHOWN else ""
     raise LabelError(
         "the label map holds values that the label table does not know",

@@ -138,10 +138,31 @@ def test_all_faults_of_a_folder_at_once(tmp_path: Path) -> None:
     write_image(root / "imagesTr/c3_0001.nii.gz", IMAGE, GRID)
     write_image(root / "imagesTr/C4_0000.nii.gz", IMAGE, GRID)
     write_labels(root / "labelsTr/C4.nii.gz", LABELS, GRID)
-    write_image(root / "imagesTr/bad name_0000.nii.gz", IMAGE, GRID)
-    write_labels(root / "labelsTr/bad name.nii.gz", LABELS, GRID)
+    write_image(root / "imagesTr/one more_0000.nii.gz", IMAGE, GRID)
+    write_labels(root / "labelsTr/one_more.nii.gz", LABELS, GRID)
     found = {(fault.code, fault.case) for fault in faults(root)}
-    assert found == {("E_MISSING", "c1"), ("E_MISSING", "c2"), ("E_CHANNEL", "c3"), ("E_DUP_ID", "C4"), ("E_CASE_ID", "bad name")}
+    assert found == {("E_MISSING", "c1"), ("E_MISSING", "c2"), ("E_CHANNEL", "c3"), ("E_DUP_ID", "C4"), ("E_MISSING", "one_more")}
+
+
+def test_names_that_are_no_ids_are_changed_and_told(tmp_path: Path) -> None:
+    names = ["Patient A", "patiënt b", "p(3)", "p'6", "-rf"]
+    for name in names:
+        write_image(tmp_path / f"images/{name}.nii.gz", IMAGE, GRID)
+        write_labels(tmp_path / f"labels/{name}.nii.gz", LABELS, GRID)
+    dataset = open_dataset(tmp_path)
+    assert {case.images[0].name.removesuffix(".nii.gz") for case in dataset.cases} == set(names)
+    assert [case.id for case in dataset.cases if case.images[0].name == "Patient A.nii.gz"] == ["Patient_A"]
+    assert all(case.id.isascii() and " " not in case.id for case in dataset.cases)
+    assert any("'Patient A' is Patient_A" in warning for warning in dataset.warnings)
+    write_image(tmp_path / "images/Patient_A.nii.gz", IMAGE, GRID)
+    write_labels(tmp_path / "labels/Patient_A.nii.gz", LABELS, GRID)
+    assert codes(tmp_path) == ["E_DUP_ID"]
+
+
+def test_an_ending_that_no_file_has_is_told_with_the_one_they_have(tmp_path: Path) -> None:
+    root = make(tmp_path, file_ending=".nii")
+    assert [fault.remedy for fault in faults(root)] == ["Correct file_ending in dataset.json: the files here end in .nii.gz"]
+    assert [fault.remedy for fault in faults(make(tmp_path, file_ending="nii.gz"))] == ['Write ".nii.gz"']
 
 
 def test_clutter_is_ignored_and_listed(tmp_path: Path) -> None:
@@ -231,9 +252,10 @@ def test_case_names_that_leave_the_folder(tmp_path: Path, case: str) -> None:
 def test_listed_files_that_do_not_exist_or_do_not_fit(tmp_path: Path) -> None:
     listed = {
         "gone": {"images": ["imagesTr/gone_0000.nii.gz"], "label": "labelsTr/gone.nii.gz"},
+        "long": {"images": ["imagesTr/c1_0000.nii.gz"], "label": "x" * 300},
         "two": {"images": ["imagesTr/c1_0000.nii.gz", "imagesTr/c2_0000.nii.gz"], "label": "labelsTr/c1.nii.gz"},
     }
-    assert codes(make(tmp_path, dataset=listed)) == ["E_CHANNEL", "E_MISSING", "E_MISSING"]
+    assert codes(make(tmp_path, dataset=listed)) == ["E_CHANNEL", "E_MISSING", "E_MISSING", "E_MISSING"]
 
 
 def test_groups_reach_the_cases(tmp_path: Path) -> None:

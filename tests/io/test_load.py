@@ -10,6 +10,7 @@ import pytest
 from nifti_making import MakeNifti, turned_affine
 
 from autoseg3d.errors import Autoseg3dError, DataError
+from autoseg3d.geometry import Geometry, turn
 from autoseg3d.io import CaseFiles, load_case, write_labels
 from planners.labels import LabelTable, label_table
 
@@ -68,6 +69,17 @@ def test_labels_lie_where_the_image_lies(make_nifti: MakeNifti, affine: np.ndarr
         assert _code(files) == code
 
 
+@pytest.mark.parametrize(("axes", "code"), [((0, 1, 2), "E_ALIGN"), ((2, 0, 1), "E_SHAPE")])
+def test_a_label_map_in_another_order_is_told_not_turned(make_nifti: MakeNifti, axes: tuple[int, int, int], code: str) -> None:
+    """A header mirrored by mistake looks the same, so a person must look."""
+    flips = (False, True, True)
+    grid = Geometry.from_affine(LABELS.shape, AFFINE).turned(axes, flips)
+    label = make_nifti("l.nii", np.ascontiguousarray(turn(LABELS, axes, flips)), grid.matrix)
+    with pytest.raises(DataError, match="in another order") as caught:
+        load_case(CaseFiles("a", (make_nifti("a.nii", IMAGE, AFFINE),), label), labels=TABLE)
+    assert caught.value.code == code
+
+
 def test_both_shapes_are_named(make_nifti: MakeNifti) -> None:
     files = CaseFiles("a", (make_nifti("a.nii", IMAGE, AFFINE),), make_nifti("l.nii", LABELS[:-1], AFFINE))
     with pytest.raises(DataError, match="wanted 10×9×8; got 10×9×7") as caught:
@@ -82,7 +94,7 @@ def test_unexpected_values_are_counted_and_placed(make_nifti: MakeNifti) -> None
     with pytest.raises(DataError) as caught:
         load_case(files, labels=TABLE)
     assert caught.value.code == "E_LABEL"
-    assert caught.value.got == "-1 in 1 voxels, first at x=2 y=1 z=7; 7 in 2 voxels, first at x=5 y=4 z=3"
+    assert caught.value.got == "-1 in 1 voxel, first at x=2 y=1 z=7; 7 in 2 voxels, first at x=5 y=4 z=3"
     gaps = label_table({"background": 0, "one": 1, "two": 2, "seven": 7, "ignore": 255})
     labels[labels == -1] = 255
     files = CaseFiles("a", files.images, make_nifti("l.nii", labels, AFFINE))
