@@ -43,11 +43,12 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replacing(path: Path | str) -> Iterator[Path]:
+def replacing(path: Path | str, *, lasting: bool = True) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends well, and vanishes when it does not.
 
-    The bytes are flushed to the disk before the rename and the folder entry after it. Raises StorageError where the
-    disk is full, failing or not writable.
+    The bytes are flushed to the disk before the rename and the folder entry after it; without `lasting` only the bytes, so
+    that a power cut may bring back what was there before, but nothing in between. Raises StorageError where the disk is
+    full, failing or not writable.
     """
     path = Path(path)
     with storage_errors(path):
@@ -60,7 +61,8 @@ def replacing(path: Path | str) -> Iterator[Path]:
                 os.fsync(file.fileno())
             os.chmod(name, 0o666 & ~_umask())
             os.replace(name, path)
-            _sync_folder(path.parent)
+            if lasting:
+                _sync_folder(path.parent)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(name)
@@ -68,9 +70,9 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def writing(path: Path | str) -> Iterator[IO[bytes]]:
+def writing(path: Path | str, *, lasting: bool = True) -> Iterator[IO[bytes]]:
     """Like `replacing`, giving the temporary file open for writing bytes."""
-    with replacing(path) as temporary, open(temporary, "wb") as file:
+    with replacing(path, lasting=lasting) as temporary, open(temporary, "wb") as file:
         yield file
 
 

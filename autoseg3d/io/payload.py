@@ -28,9 +28,13 @@ Compression = Literal["none", "gzip", "zlib", "bzip2"]
 GZIP_MAGIC = b"\x1f\x8b"
 _CHUNK = 1 << 20
 _INFLATED_AT_ONCE = 1 << 17
+# Inflated ahead of what is asked for: little, since headers are read more often than voxels, which need no buffer.
+_AHEAD = 1 << 13
 _WINDOW_BITS = {"gzip": 31, "zlib": 15}
 # Deflate cannot expand a byte to more than 1032: 258 bytes per match, at least two bits each.
 _DEFLATE_LIMIT = 1032
+# Bzip2 knows no such limit; images rarely shrink so far.
+_USUAL_BZIP2 = 100
 _ISAL_ERROR = cast(type[Exception], isal_zlib.error)  # its stub calls the class an instance
 _DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, _ISAL_ERROR)
 _COPY_AGAIN = "Copy or export the file again from its source"
@@ -92,7 +96,7 @@ class Payload:
         if self.compression == "none":
             return self._file
         self._inflating = _Inflating(self._file, self.compression)
-        return io.BufferedReader(self._inflating, _CHUNK)
+        return io.BufferedReader(self._inflating, _AHEAD)
 
     def read(self, length: int) -> bytes:
         """Up to `length` bytes; fewer only at the end of the file."""
@@ -120,10 +124,13 @@ class Payload:
         self.position += length
         return data
 
-    def finish(self) -> int:
-        """Reads on to the end, so that checksums are verified; returns the number of surplus bytes."""
+    def finish(self, *, most: int | None = None) -> int:
+        """Reads on to the end, so that checksums are verified; returns the number of surplus bytes.
+
+        Stops once there are more than `most`: a few bytes can expand to more than anybody wants to wait for.
+        """
         surplus = 0
-        while data := self._stream.read(_CHUNK):
+        while (most is None or surplus <= most) and (data := self._stream.read(_CHUNK)):
             surplus += len(data)
         return surplus
 
@@ -143,6 +150,8 @@ class Payload:
         wanted = self.position + length
         if self.compression == "gzip" and wanted > self._stated_length():
             self._refuse_if_shorter(wanted)
+        if self.compression == "bzip2" and wanted > _USUAL_BZIP2 * self.bytes_on_disk:
+            self._refuse_if_shorter(wanted)
 
     def _stated_length(self) -> int:
         """The last four bytes: the length of the last gzip member modulo 2³², of the whole file if it has one member."""
@@ -155,10 +164,10 @@ class Payload:
     def _refuse_if_shorter(self, wanted: int) -> None:
         """Counts the decompressed bytes without keeping them: a header that promises too much allocates nothing.
 
-        Costs a second pass, which only files of several members or over 4 GiB need.
+        Costs a second pass, which only files of several members, over 4 GiB, or of almost nothing but one value need.
         """
         with open(self.path, "rb") as file:
-            count = Payload(self.path, file, start=self._start, compression=self.compression).finish()
+            count = Payload(self.path, file, start=self._start, compression=self.compression).finish(most=wanted)
         if count < wanted:
             raise truncated(self.path, wanted=wanted, got=count)
 

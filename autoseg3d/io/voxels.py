@@ -16,6 +16,8 @@ Nonfinite = Literal["refuse", "replace"]
 
 # A label that left its integer by rounding in a float file is still that label; further away it is not a label map.
 LABEL_TOLERANCE = 1e-3
+# What a format may store behind its voxels: tags and tables of colours.
+LARGEST_FOOTER = 2**26
 # Up to this share of NaN or infinite voxels a scan may still be predicted, with a note (reference: faults, row 18).
 REPLACEABLE_SHARE = 1e-3
 
@@ -72,9 +74,9 @@ def load_numbers(payload: Payload, layout: Layout) -> tuple[np.ndarray, tuple[st
     header's sizes or type are wrong (a shorter surplus is noted), and E_HEADER where anything follows although nothing may.
     """
     raw = payload.array(layout.num_bytes)
-    surplus = payload.finish()
-    if layout.footer:
-        surplus = 0
+    sizes = [n for n in (*layout.geometry.shape, layout.channels) if n > 1]
+    allowed = LARGEST_FOOTER if layout.footer else layout.num_bytes // max(sizes, default=1) - 1
+    surplus = payload.finish(most=allowed)
     if surplus and layout.last:
         raise ReadError(
             "the header does not say where the voxels begin, and the length of the file does not show it",
@@ -84,17 +86,16 @@ def load_numbers(payload: Payload, layout: Layout) -> tuple[np.ndarray, tuple[st
             got=f"{layout.num_bytes + surplus}",
             remedy="Export the scan again; vox_offset in its header must not be 0",
         )
-    sizes = [n for n in (*layout.geometry.shape, layout.channels) if n > 1]
-    if surplus >= layout.num_bytes // max(sizes, default=1):
+    if surplus > allowed:
         raise GeometryError(
             "the file holds more voxels than its header describes",
             file=payload.path,
             code="E_DIM",
             wanted=f"{layout.num_bytes} bytes of voxels",
-            got=f"{layout.num_bytes + surplus}",
+            got=f"{layout.num_bytes + surplus} or more",
             remedy="Export the file again; sizes or type in the header are wrong",
         )
-    notes: tuple[str, ...] = (f"{surplus} bytes after the last voxel were ignored",) if surplus else ()
+    notes: tuple[str, ...] = (f"{surplus} bytes after the last voxel were ignored",) if surplus and not layout.footer else ()
     if payload.rubbish:
         notes += (f"{payload.rubbish} bytes after the compressed data were ignored",)
     numbers = raw.view(layout.dtype)

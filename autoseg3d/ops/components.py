@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -50,26 +51,35 @@ def value_boxes(label_map: np.ndarray) -> dict[int, Box]:
     count = max(0, int(label_map.max(initial=0))) + 1
     planes, rows = np.zeros((count, depth), dtype=bool), np.zeros((count, height), dtype=bool)
     first, last = np.full(count, width), np.zeros(count, dtype=np.int64)
-    for z, plane in enumerate(label_map):
-        values, y, start, end = _runs(plane)
-        planes[values, z] = True
-        rows[values, y] = True
-        np.minimum.at(first, values, start)
-        np.maximum.at(last, values, end)
+    for start, stop in _slabs(label_map.shape, _SLAB_VOXELS):
+        runs = _Runs.of(label_map[start:stop].reshape(-1, width))
+        z, y = np.divmod(runs.row, height)
+        planes[runs.value, start + z] = True
+        rows[runs.value, y] = True
+        np.minimum.at(first, runs.value, runs.start)
+        np.maximum.at(last, runs.value, runs.stop)
     found = (int(value) for value in np.flatnonzero(planes.any(axis=1)) if value > 0)
     return {value: (_span(planes[value]), _span(rows[value]), slice(int(first[value]), int(last[value]))) for value in found}
 
 
-def _runs(plane: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Value, row, first column and column behind the last of each run of one value above 0 along the rows of a plane (Y, X)."""
-    begins = np.ones(plane.shape, dtype=bool)
-    np.not_equal(plane[:, 1:], plane[:, :-1], out=begins[:, 1:])
-    y, start = np.nonzero(begins)
-    end = np.append(start[1:], 0)
-    end[end == 0] = plane.shape[1]  # the next run begins a row
-    values = plane[y, start].astype(np.int64)
-    kept = values > 0
-    return values[kept], y[kept], start[kept], end[kept]
+class _Runs(NamedTuple):
+    """The runs of one value above 0 along the rows of a plane: value, row, first column and the column behind the last."""
+
+    value: np.ndarray
+    row: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+
+    @classmethod
+    def of(cls, plane: np.ndarray) -> _Runs:
+        begins = np.ones(plane.shape, dtype=bool)
+        np.not_equal(plane[:, 1:], plane[:, :-1], out=begins[:, 1:])
+        row, start = np.nonzero(begins)
+        stop = np.append(start[1:], 0)
+        stop[stop == 0] = plane.shape[1]  # the next run begins a row
+        value = plane[row, start].astype(np.int64)
+        kept = value > 0
+        return cls(value[kept], row[kept], start[kept], stop[kept])
 
 
 def _span(occupied: np.ndarray) -> slice:

@@ -69,7 +69,7 @@ def write_case(path: Path, working: WorkingCase, *, source: tuple[tuple[str, int
     content = _content(tensors, counts)
     record = CaseRecord(id=working.id, placement=working.placement, source=source, locations=counts, content=content)
     header = _header(tensors, record)
-    with writing(path) as file:
+    with writing(path, lasting=False) as file:  # a case that a power cut takes back is prepared anew
         file.write(len(header).to_bytes(8, "little") + header)
         for name in _in_file_order(tensors):
             file.write(tensors[name].data)

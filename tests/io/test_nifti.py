@@ -1,6 +1,7 @@
 """NIfTI files read to the same voxels and grid as nibabel reads them, in every form the format has."""
 
 import gzip
+import time
 from pathlib import Path
 
 import nibabel as nib
@@ -136,6 +137,14 @@ def test_a_file_that_does_not_say_where_its_voxels_begin_must_prove_it(
     for other, code in ((data + b"ab", "E_HEADER"), (data[:-4], "E_TRUNCATED"), (data[:348] + bytes(16) + data[348:], "E_HEADER")):
         path.write_bytes(gzip.compress(other) if name.endswith("gz") else other)
         assert _code(path) == code
+
+
+def test_bytes_without_end_are_not_waited_for(tmp_path: Path, volume: np.ndarray) -> None:
+    """Twenty gigabytes of zeros, in a megabyte, behind a sound volume."""
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(nifti_bytes(volume, np.eye(4))) + gzip.compress(bytes(20_000_000), 9) * 1000)
+    began = time.monotonic()
+    assert _code(tmp_path / "a.nii.gz") == "E_DIM"
+    assert time.monotonic() - began < 2
 
 
 def test_a_few_bytes_after_the_voxels_are_noted(tmp_path: Path, volume: np.ndarray) -> None:

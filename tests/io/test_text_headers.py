@@ -3,6 +3,7 @@ unclear headers refused."""
 
 import bz2
 import gzip
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -62,6 +63,16 @@ def test_truncation_and_damage(
     assert _code(make(path, volume, data=bytes(damaged), **how)) in ("E_CORRUPT", "E_TRUNCATED")
     assert _code(make(path, volume, data=little[:-1])) == "E_TRUNCATED"
     assert _code(make(path, volume, data=little * 2)) == "E_DIM"
+
+
+def test_a_header_that_promises_more_than_bzip2_holds_allocates_nothing(tmp_path: Path, volume: np.ndarray) -> None:
+    packed = bz2.compress(bytes(10_000_000))
+    tracemalloc.start()
+    try:
+        assert _code(nrrd(tmp_path / "a.nrrd", volume, data=packed, encoding="bz2", sizes="1000 1000 900")) == "E_TRUNCATED"
+        assert tracemalloc.get_traced_memory()[1] < 100_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def _spelt(array: np.ndarray) -> bytes:

@@ -52,6 +52,13 @@ def test_linear_operator_by_hand() -> None:
     assert operator(4, 2, 1).tolist() == [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]]
 
 
+@pytest.mark.parametrize("order", [1, 3])
+def test_operators_are_what_scipy_makes_of_the_identity(order: int) -> None:
+    for source, target in ((1, 1), (1, 5), (2, 3), (7, 3), (12, 31), (100, 63), (63, 100), (5, 200), (200, 5), (10, 10)):
+        wanted = ndimage.zoom(np.eye(source), (target / source, 1), order=order, mode="nearest", grid_mode=True)
+        assert np.abs(operator(source, target, order) - wanted).max() < 1e-7, (source, target)
+
+
 @pytest.mark.parametrize("order", [0, 1, 3])
 def test_operators_keep_constants_and_are_shared(order: int) -> None:
     for source, target in ((1, 5), (7, 3), (12, 31)):
