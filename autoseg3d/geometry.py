@@ -133,10 +133,10 @@ class Geometry(Contract):
         """Whether both grids have one shape and their corners lie within `tolerance_voxels` of each other."""
         return self.shape == other.shape and self.corner_distance_voxels(other) <= tolerance_voxels
 
-    def same_voxels(self, other: Geometry, tolerance_voxels: float = 0.1) -> bool:
-        """Whether both grids have the same voxels, in whatever order and direction they are stored."""
+    def turn_to(self, other: Geometry, tolerance_voxels: float = 0.1) -> tuple[Triple, Flips] | None:
+        """(axes, flips) that bring an array on this grid onto `other`, where both have the same voxels in another order; else None."""
         turns = product(_permutations(), product((False, True), (False, True), (False, True)))
-        return any(self.turned(axes, flips).same_grid(other, tolerance_voxels) for axes, flips in turns)
+        return next((turn for turn in turns if self.turned(*turn).same_grid(other, tolerance_voxels)), None)
 
     def obliquity_degrees(self) -> float:
         """Largest angle between a voxel axis and the world axis it is assigned to, in degrees."""

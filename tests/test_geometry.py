@@ -94,14 +94,17 @@ def test_corner_distance_is_in_voxels_of_the_finest_axis() -> None:
     assert not here.same_grid(Geometry.from_affine((5, 4, 4), here.matrix))
 
 
-def test_the_same_voxels_in_any_order_are_the_same_voxels() -> None:
+def test_the_way_from_one_order_of_the_same_voxels_to_another_is_found() -> None:
     here = grid((0, 1, 2), (1, 1, 1), (8.0, -14.0, 21.0), (3, 5, 7))
     for axes in permutations((0, 1, 2)):
         for flips in product((False, True), repeat=3):
-            assert here.turned(axes, flips).same_voxels(here)
+            there = here.turned(axes, flips)
+            found = there.turn_to(here)
+            assert found is not None
+            assert there.turned(*found).same_grid(here)
     mirrored = np.diag([-1.0, 1, 1, 1]) @ here.matrix
-    assert not here.same_voxels(Geometry.from_affine(here.shape, mirrored))
-    assert not here.same_voxels(Geometry.from_affine((3, 5, 6), here.matrix))
+    assert Geometry.from_affine(here.shape, mirrored).turn_to(here) is None
+    assert Geometry.from_affine((3, 5, 6), here.matrix).turn_to(here) is None
 
 
 def test_volume_of_a_sheared_voxel() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from autoseg3d.case import Case
 from autoseg3d.errors import DataError, GeometryError, LabelError, ReadError
-from autoseg3d.geometry import Geometry
+from autoseg3d.geometry import Geometry, turn
 from autoseg3d.io.case_files import CaseFiles
 from autoseg3d.io.grids import SAME_GRID_VOXELS
 from autoseg3d.io.nifti_forms import GeometryChoice
@@ -113,6 +113,8 @@ def _labels(files: CaseFiles, grid: Geometry, table: LabelTable, geometry: Geome
     if files.label is None:
         raise ReadError("the case has no label map", case=files.id, code="E_MISSING", remedy="Add it, or leave the case out")
     volume = read_volume(files.label, geometry=geometry, labels=True)
+    if files.images[0].is_dir():
+        volume = _in_the_order_of_slices(volume, grid)
     image = files.images[0].name
     if volume.geometry.shape != grid.shape:
         raise LabelError(
@@ -138,12 +140,22 @@ def _labels(files: CaseFiles, grid: Geometry, table: LabelTable, geometry: Geome
     return volume
 
 
+def _in_the_order_of_slices(labels: Volume, series: Geometry) -> Volume:
+    """A label map of a DICOM series turned to the order that the series is read in, which no file states; any other as it is."""
+    turn_to = labels.geometry.turn_to(series, SAME_GRID_VOXELS)
+    if turn_to in (None, ((0, 1, 2), (False, False, False))):
+        return labels
+    axes, flips = turn_to
+    note = f"turned from {labels.geometry.orientation} to the order of its slices, {series.orientation}"
+    return Volume(np.ascontiguousarray(turn(labels.array, axes, flips)), series, (*labels.notes, note))
+
+
 def _turned_remedy(labels: Geometry, image: Geometry) -> str | None:
     """What to do about a label map that covers the image's own voxels, but in another order; None for any other.
 
     It is not turned here: a header that was mirrored by mistake looks the same.
     """
-    if not labels.same_voxels(image, SAME_GRID_VOXELS):
+    if labels.turn_to(image, SAME_GRID_VOXELS) is None:
         return None
     return (
         "By its header the label map covers the same voxels in another order. Look at both in a viewer: if they match there, "

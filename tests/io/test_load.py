@@ -11,7 +11,7 @@ from nifti_making import MakeNifti, turned_affine
 
 from autoseg3d.errors import Autoseg3dError, DataError
 from autoseg3d.geometry import Geometry, turn
-from autoseg3d.io import CaseFiles, load_case, write_labels
+from autoseg3d.io import CaseFiles, load_case, read_volume, write_labels
 from planners.labels import LabelTable, label_table
 
 TABLE = label_table({"background": 0, "liver": 1, "spleen": 2})
@@ -78,6 +78,20 @@ def test_a_label_map_in_another_order_is_told_not_turned(make_nifti: MakeNifti, 
     with pytest.raises(DataError, match="in another order") as caught:
         load_case(CaseFiles("a", (make_nifti("a.nii", IMAGE, AFFINE),), label), labels=TABLE)
     assert caught.value.code == code
+
+
+def test_a_label_map_of_a_series_is_turned_to_the_order_of_its_slices(tmp_path: Path) -> None:
+    pytest.importorskip("pydicom")
+    from test_dicom import make_series
+
+    series = make_series(tmp_path / "s")
+    image = read_volume(series)
+    marked = (image.array > 0).astype(np.uint8)
+    axes, flips = (1, 0, 2), (True, False, True)
+    write_labels(tmp_path / "l.nii.gz", np.ascontiguousarray(turn(marked, axes, flips)), image.geometry.turned(axes, flips))
+    loaded = load_case(CaseFiles("a", (series,), tmp_path / "l.nii.gz"), labels=label_table({"background": 0, "bright": 1}))
+    assert np.array_equal(loaded.case.labels, marked)  # type: ignore[arg-type]
+    assert any("turned from" in note for note in loaded.notes)
 
 
 def test_both_shapes_are_named(make_nifti: MakeNifti) -> None:
