@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 from autoseg3d.losses import DeepSupervisionLoss
-from autoseg3d.networks import build
+from autoseg3d.networks import build_empty
 from planners.contract import Triple
 from planners.labels import Label, LabelTable
 from planners.plan import NetworkPlan
@@ -116,9 +116,8 @@ def trace(
         dtype: the type that autocast computes in; float32 for none.
         reorder: working memory of a convolution, as a share of the bytes it reads and writes.
     """
+    module = build_empty(network, in_channels, num_classes)
     with torch.device("meta"):
-        with Unfilled():
-            module = build(network, in_channels, num_classes)
         image = torch.empty(batch_size, in_channels, *patch_size)
         target = torch.empty(batch_size, *patch_size, dtype=torch.int16)
     outputs = len(network.stages) - 1 if network.deep_supervision else 1
@@ -196,14 +195,6 @@ class Autocast(TorchFunctionMode):
         if id(tensor) not in self._weights:
             self._weights[id(tensor)] = tensor.to(self.dtype)
         return self._weights[id(tensor)]
-
-
-class Unfilled(TorchFunctionMode):
-    """Builds networks on the meta device without their random numbers, for which torch would import its compiler."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Calls the function, unless it would fill a tensor."""
-        return args[0] if func in (torch.Tensor.normal_, torch.Tensor.uniform_) else func(*args, **(kwargs or {}))
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -194,8 +194,7 @@ def _fitting(plan: Plan, name: str, weights: dict[str, Tensor], *, left_out: dic
     """`weights`, checked name by name and shape by shape against the network the plan describes; parts that theirs goes without are
     given the value that changes nothing.
     """
-    with torch.device("meta"):
-        network = networks.build(plan.configurations[name].network, plan.in_channels(name), plan.labels.num_classes)
+    network = networks.build_empty(plan.configurations[name].network, plan.in_channels(name), plan.labels.num_classes)
     wanted = {key: tuple(tensor.shape) for key, tensor in network.state_dict().items()}
     absent = {key: left_out[_part(key)] for key in wanted.keys() - weights.keys() if _part(key) in left_out}
     weights = weights | {key: torch.full(wanted[key], value) for key, value in absent.items()}

@@ -8,9 +8,11 @@ mode (with deep supervision) and the finest alone in evaluation mode; `stride_zy
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from autoseg3d import plugins
 from autoseg3d.errors import UsageError
@@ -21,7 +23,7 @@ from planners.plan import NetworkPlan
 
 ARCHITECTURES: dict[str, Callable[[NetworkPlan, int, int], nn.Module]] = {"unet": UNet, "resenc": ResidualEncoderUNet, "vnet": VNet}
 
-__all__ = ["ARCHITECTURES", "architecture_names", "build"]
+__all__ = ["ARCHITECTURES", "architecture_names", "build", "build_empty"]
 
 
 def architecture_names() -> tuple[str, ...]:
@@ -57,3 +59,20 @@ def build(network: NetworkPlan, in_channels: int, num_classes: int, *, seed: int
         wanted = "an nn.Module with stride_zyx, head and features"
         raise UsageError("not a network", code="E_PLUGIN", field=field, wanted=wanted, got=f"{type(module).__name__} without {missing}")
     return module
+
+
+def build_empty(network: NetworkPlan, in_channels: int, num_classes: int) -> nn.Module:
+    """The same network on the meta device: shapes and types without memory, for a look at it or to be given weights.
+
+    Raises UsageError as `build` does.
+    """
+    with torch.device("meta"), _Unfilled():
+        return build(network, in_channels, num_classes)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out random numbers, for which torch would import its compiler on the meta device; that takes a second."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Calls the function, unless it would fill a tensor."""
+        return args[0] if func in (torch.Tensor.normal_, torch.Tensor.uniform_) else func(*args, **(kwargs or {}))

@@ -116,7 +116,11 @@ def check_weights(weights: dict[str, Tensor], location: Path, name: str) -> None
     """Raises ModelError unless there are weights and all of them are finite float32."""
     import torch
 
-    wrong = [key for key, tensor in weights.items() if tensor.dtype != torch.float32 or not bool(torch.isfinite(tensor).all())]
+    def finite(tensor: Tensor) -> bool:
+        """A finite sum is enough, and quick; finite numbers may yet have an infinite one."""
+        return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+
+    wrong = [key for key, tensor in weights.items() if tensor.dtype != torch.float32 or not finite(tensor)]
     if wrong or not weights:
         raise ModelError(
             "weights must be finite float32 numbers",

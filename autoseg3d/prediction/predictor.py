@@ -15,7 +15,7 @@ from autoseg3d.case import Case, Placement, place
 from autoseg3d.devices import fast_bfloat16
 from autoseg3d.errors import ModelError, UsageError
 from autoseg3d.geometry import Geometry
-from autoseg3d.networks import build
+from autoseg3d.networks import build, build_empty
 from autoseg3d.ops.labelling import grid_map
 from autoseg3d.ops.resampling import separate_axis
 from autoseg3d.package import ModelPackage
@@ -357,9 +357,9 @@ def load_network(package: ModelPackage, configuration: str, fold: str) -> nn.Mod
     plan, weights = package.plan, package.load_weights(configuration, fold)
     table = (plan.configurations[configuration].network, plan.in_channels(configuration), plan.labels.num_classes)
     try:
-        # First without memory of its own: a plan may claim a network that no machine could hold.
-        with torch.device("meta"):
-            build(*table).load_state_dict(weights, assign=True)
+        # Without memory of its own: a plan may claim a network that no machine could hold.
+        network = build_empty(*table)
+        network.load_state_dict(weights, assign=True)
     except UsageError as error:
         raise ModelError(
             f"the model's network cannot be built: {error.what}",
@@ -378,6 +378,7 @@ def load_network(package: ModelPackage, configuration: str, fold: str) -> nn.Mod
             field=package.fold(configuration, fold).file,
             remedy="Train the fold again with this plan",
         ) from error
-    network = build(*table)
-    network.load_state_dict(weights)
+    if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
+        network = build(*table)  # it has buffers that are no weights, and fills them itself
+        network.load_state_dict(weights)
     return network.eval()
