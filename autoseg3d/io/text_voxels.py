@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import warnings
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,8 @@ from autoseg3d.io.payload import Payload, open_payload
 from autoseg3d.io.voxels import Layout
 
 Spelling = Literal["numbers", "hex"]
+# Python would take underscores inside a number; here they make a word that is none.
+_WORD = re.compile(rb"[^\s,_]+|_+")
 _REMEDY = "Save the scan again with its voxels as raw bytes"
 
 
@@ -44,12 +46,11 @@ def _from_hex(text: bytes, path: Path) -> bytes:
 def _from_numbers(text: bytes, layout: Layout, path: Path) -> bytes:
     dtype, count = layout.dtype, layout.num_bytes // layout.dtype.itemsize
     wide = np.dtype(np.float64 if dtype.kind == "f" else np.uint64 if dtype == np.uint64 else np.int64)
+    parse = float if dtype.kind == "f" else int
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", DeprecationWarning)  # numpy's way to say that it stopped at something else
-            numbers = np.fromstring(text.replace(b",", b" ").decode("ascii"), dtype=wide, sep=" ")
-    except (ValueError, DeprecationWarning) as error:
-        raise _unreadable(path, "numbers") from error
+        numbers = np.fromiter((parse(word.group()) for word in _WORD.finditer(text)), dtype=wide)
+    except (ValueError, OverflowError) as error:
+        raise _unreadable(path, f"numbers of type {dtype.name}") from error
     if len(numbers) < count or not text[-1:].isspace():
         got = f"{len(numbers)} numbers" + ("" if len(numbers) < count else ", the last without white space after it")
         raise ReadError("the file is cut short", file=path, code="E_TRUNCATED", wanted=f"{count} numbers", got=got, remedy=_REMEDY)

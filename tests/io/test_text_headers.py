@@ -91,7 +91,12 @@ def test_voxels_as_text(tmp_path: Path, volume: np.ndarray, make: Make, how: dic
     for end in (1, 2, 5, 60):
         assert _code(make(path, volume, data=text[:-end], **how)) == "E_TRUNCATED"
     assert _code(make(path, volume, data=text * 2, **how)) == "E_DIM"
-    for wrong in (text.replace(b"-300", b"-3x0"), text.replace(b"-300", b"-30000000"), text.replace(b"-300", b"3.5")):
+    for wrong in (
+        text.replace(b"-300", b"-3_00"),
+        text.replace(b"-300", b"-3x0"),
+        text.replace(b"-300", b"-30000000"),
+        text.replace(b"-300", b"3.5"),
+    ):
         assert _code(make(path, volume, data=wrong, **how)) == "E_CORRUPT"
 
 
