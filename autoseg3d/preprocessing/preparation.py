@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import psutil
+from threadpoolctl import threadpool_limits
 
 from autoseg3d import files
 from autoseg3d.errors import Autoseg3dError, DatasetError, LockedError, ReadError, StorageError, UsageError
@@ -77,7 +78,9 @@ def prepare(
             forecast = _forecast(missing, plan.configurations[configuration], plan, geometry)
             _check_space(target, forecast)
             job = _Job(plan, configuration, geometry, target)
-            _prepare_missing(missing, job, _affordable(workers, forecast), progress)
+            # Little work is done right here, and threads that wait for each other would take longer than it does.
+            with threadpool_limits(1 if forecast.voxels < _VOXELS_WORTH_A_WORKER else None, user_api="blas"):
+                _prepare_missing(missing, job, _affordable(workers, forecast), progress)
             records = _intact(chosen, target)
     by_id = {case.id: case for case in chosen}
     return CaseStore(target, {case: records[case].content for case in by_id}, by_id)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from small_datasets import STATISTICS, blob_case, describe, small_plan, write_blobs, write_case
+from threadpoolctl import threadpool_info
 
 from autoseg3d import files, workers
 from autoseg3d.errors import DatasetError, StorageError, UsageError
@@ -58,6 +59,10 @@ class Counted:
         return self._start(*arguments)
 
 
+def blas_threads() -> set[int]:
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+
 def changed_times(cache: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in sorted(cache.rglob("*.safetensors"))}
 
@@ -81,6 +86,15 @@ def test_several_processes_give_the_same_store(blobs: Dataset, cache: Path, tmp_
         together, done = run(blobs, tmp_path / f"other{children}", workers=2)
         assert (done, started.count) == (4, children)
         assert together.content_hash == alone.content_hash
+
+
+def test_little_work_is_done_by_one_thread(blobs: Dataset, cache: Path) -> None:
+    seen: list[set[int]] = []
+    before = blas_threads()
+    prepare(blobs, PLAN, "3d_fullres", cache, workers=2, progress=lambda what, *_: seen.append(blas_threads()))
+    assert seen
+    assert all(threads == {1} for threads in seen)
+    assert blas_threads() == before
 
 
 def test_only_new_and_changed_cases_are_done_again(blobs: Dataset, cache: Path) -> None:
