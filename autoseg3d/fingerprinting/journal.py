@@ -51,7 +51,9 @@ class Journal:
             # One write to the end of the file: lines of two processes do not mix, and a line cut short by a kill or a
             # full disk is not valid JSON, is skipped, and, as every line starts with its own line break, harms no other.
             with open(self._path, "ab", buffering=0) as file:
-                file.write(line.encode())
+                rest = line.encode()
+                while rest:  # a system may write less than it was given
+                    rest = rest[file.write(rest) :]
 
     def keep_only(self, keys: set[str]) -> None:
         """Drops what belongs to no case any more, once that is most of the file."""
