@@ -1,15 +1,16 @@
 """What is promised of faulty scans, failing disks, many processes and turned patients, tried at full counts.
 
-    python benchmarks/reliability.py [batch disk processes orientations sound] [--rounds 50]
+    python benchmarks/reliability.py [batch disk processes json crafted orientations sound] [--rounds 50]
 
 batch         100 scans, 30 of them with a fault each: the others come out as in a clean run, each fault by its code, exit 3
-disk          `predict`, `package` and `plan` whose N-th sync or rename fails, for every N, and on disks of twelve sizes that are too
-              small: nothing half visible, and the same command completes afterwards (Linux, root, with strace)
-processes     16 processes at once on one folder of results, and on one model package; no corruption, no deadlock
+disk          saving, predicting, packing and planning while the n-th write, sync or rename fails, for every n (failing_disk.py)
+processes     16 processes at once on one folder of a run, one model and one folder of results (many_processes.py)
+json          2,000 spoilt JSON files of eleven kinds: each is read as something valid or refused with file and cause
+crafted       models, archives, weights and checkpoints made to harm: nothing is run, nothing is written outside, clear refusals
 orientations  48 axis orders × 5 obliquities of one patient: the same organs on each scan's own grid
 sound         500 fine scans of all kinds: none is refused
 
-Other scripts count kills (predict_kills.py, resume.py) and fuzz readers (fuzz_readers.py).
+Other scripts count kills (predict_kills.py, plan_kills.py, resume.py) and fuzz readers (fuzz_readers.py).
 """
 
 from __future__ import annotations
@@ -18,27 +19,27 @@ import argparse
 import itertools
 import json
 import os
-import re
-import shutil
+import random
 import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "reliability"))
+from crafted_files import CRAFTED, fate
 from faulty_scans import FAULTS, nifti, sound
+from json_mutations import mutated, subjects, verdict
+from many_processes import run_rounds
 
 from autoseg3d.doctor.golden import SHAPE, SPACING_MM, golden_image, golden_truth, write_golden_package
 from autoseg3d.doctor.prediction import compare
 from autoseg3d.errors import Autoseg3dError
 from autoseg3d.geometry import Geometry, turn
 from autoseg3d.io import find_scans, load_case, read_volume
-from autoseg3d.package import open_package
-from autoseg3d.phantom import write_phantom_dataset
 from autoseg3d.prediction import PredictOptions, predict_scans
 
 OPTIONS = PredictOptions(device="cpu", precision="fp32", mirror=False)
@@ -72,87 +73,39 @@ def batch(folder: Path, rounds: int) -> str:
 
 
 def disk(folder: Path, rounds: int) -> str:
-    """Every write, sync and rename of three commands fails once."""
-    if shutil.which("strace") is None:
-        return "not tried: strace is not installed"
-    write_golden_package(folder / "model")
-    (folder / "scans").mkdir()
-    sound(0)(folder / "scans" / "a")
-    write_phantom_dataset(folder / "raw", cases=5, test_cases=0)
-    trials = {
-        "predict": (predict_command(folder / "scans", folder / "model", folder / "out"), folder / "out"),
-        "package": ([*CLI, "package", str(folder / "model"), "-o", str(folder / "packed" / "m.a3d")], folder / "packed"),
-        "plan": (
-            [*CLI, "plan", str(folder / "raw"), "--run", str(folder / "run"), "--planner", "nnunet", "--workers", "1"],
-            folder / "run",
-        ),
-    }
-    return "; ".join(f"{name}: {_fail_each(command, target)}" for name, (command, target) in trials.items())
-
-
-def _fail_each(command: Sequence[str], target: Path) -> str:
-    shutil.rmtree(target, ignore_errors=True)
-    subprocess.run(command, check=True, capture_output=True)
-    whole, counts = _visible(target), Counter[str]()
-
-    def judge(done: subprocess.CompletedProcess[str], partial: dict[str, bytes]) -> None:
-        counts["trials"] += 1
-        counts["half visible"] += any(len(data) != len(whole.get(name, data)) for name, data in partial.items() if data)
-        counts[f"exit {done.returncode}"] += 1
-
-    for call in ("fsync", "rename"):
-        for number in range(1, _calls(command, call, target) + 1):
-            shutil.rmtree(target, ignore_errors=True)
-            judge(_traced(command, f"inject={call}:error=EIO:when={number}"), _visible(target))
-            again = subprocess.run(command, check=False, capture_output=True)
-            counts["completed afterwards"] += again.returncode == 0 and _visible(target).keys() == whole.keys()
-    pages = 2 + sum(-(-len(data) // 4096) for data in whole.values())
-    for size in np.unique(np.linspace(1, pages, 12).astype(int)):
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={4 * size}k", "none", str(target)], check=True)
-        try:
-            judge(subprocess.run(command, check=False, capture_output=True, text=True), _visible(target))
-        finally:
-            subprocess.run(["umount", str(target)], check=True)
-    return ", ".join(f"{count} {what}" for what, count in counts.items())
-
-
-def _visible(target: Path) -> dict[str, bytes]:
-    """Files under their final names."""
-    found = (path.relative_to(target) for path in sorted(target.rglob("*")) if path.is_file())
-    return {str(path): (target / path).read_bytes() for path in found if not any(part.startswith(".") for part in path.parts)}
-
-
-def _traced(command: Sequence[str], what: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run(["strace", "-f", "-qq", "-e", what, *command], check=False, capture_output=True, text=True, env=environment)
-
-
-def _calls(command: Sequence[str], call: str, target: Path) -> int:
-    """How often a clean run of the command makes this call."""
-    shutil.rmtree(target, ignore_errors=True)
-    return len(re.findall(rf"\b{call}\(", _traced(command, f"trace={call}").stderr))
+    """Every write, sync and rename of saving, predicting, packing and planning fails once."""
+    command = [sys.executable, str(Path(__file__).with_name("failing_disk.py"))]
+    return subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip().replace("\n", "\n" + 14 * " ")
 
 
 def processes(folder: Path, rounds: int) -> str:
-    """16 processes on one folder of results and one model at once."""
-    write_golden_package(folder / "model")
-    (folder / "scans").mkdir()
-    for seed in range(3):
-        sound(seed)(folder / "scans" / f"s{seed}")
-    subprocess.run(predict_command(folder / "scans", folder / "model", folder / "alone"), check=True, capture_output=True)
-    expected, codes, corrupt = labels(folder / "alone"), Counter[int](), 0
-    for _ in range(rounds):
-        shutil.rmtree(folder / "out", ignore_errors=True)
-        command = predict_command(folder / "scans", folder / "model", folder / "out")
-        started = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(16)]
-        codes.update(process.wait(timeout=600) for process in started)
-        subprocess.run(command, check=True, capture_output=True)
-        corrupt += labels(folder / "out") != expected
-        open_package(folder / "model")
-    said = ", ".join(f"{count} times exit {code}" for code, count in sorted(codes.items()))
-    return f"{rounds} rounds of 16: {said}; {corrupt} corrupt, 0 deadlocks"
+    """16 processes at once on one folder of a run, and on one folder of results."""
+    codes, faults = run_rounds(folder, rounds, processes=16)
+    said = ", ".join(f"{count} times {code}" for code, count in sorted(codes.items()))
+    return f"{rounds} rounds of 16: {said}; {len(faults)} faults {faults[:5] or ''}"
+
+
+def json_files(folder: Path, rounds: int) -> str:
+    """2,000 spoilt JSON files of all kinds."""
+    found: dict[str, Counter[str]] = {}
+    wrong = []
+    made = subjects(folder)
+    good = {subject.name: json.loads(subject.path.read_bytes()) for subject in made}
+    for number in range(2000):
+        subject = made[number % len(made)]
+        said = verdict(subject, mutated(good[subject.name], random.Random(number)))
+        found.setdefault(subject.name, Counter())[said if said in ("valid", "refused") else "wrong"] += 1
+        wrong += [] if said in ("valid", "refused") else [f"{subject.name} {number}: {said}"]
+    rows = [f"{name}: {counts['valid']} valid, {counts['refused']} refused, {counts['wrong']} wrong" for name, counts in found.items()]
+    return f"\n{14 * ' '}".join([f"{len(wrong)} of 2000 neither valid nor refused by name", *rows, *wrong[:20]])
+
+
+def crafted(folder: Path, rounds: int) -> str:
+    """Models, archives, weights, checkpoints and JSON made to harm."""
+    fates = {one.name: fate(one, folder / str(number)) for number, one in enumerate(CRAFTED)}
+    wrong = [f"{name}: {', '.join(found.wrong)}" for name, found in fates.items() if found.wrong]
+    rows = [f"{name}: {found.code or 'used, nothing was run'}" for name, found in fates.items()]
+    return f"\n{14 * ' '}".join([f"{len(fates) - len(wrong)} of {len(fates)} did no harm", *wrong, *rows])
 
 
 def orientations(folder: Path, rounds: int) -> str:
@@ -206,6 +159,8 @@ TRIALS: dict[str, Callable[[Path, int], str]] = {
     "batch": batch,
     "disk": disk,
     "processes": processes,
+    "json": json_files,
+    "crafted": crafted,
     "orientations": orientations,
     "sound": sound_scans,
 }
