@@ -96,7 +96,7 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
     before = {path: _bytes(path) for path in contents}
     try:
         with contextlib.ExitStack() as stack:
-            for path, data in reversed(contents.items()):  # blocks end in reverse: the last one entered is renamed first
+            for path, data in reversed([*contents.items()]):  # blocks end in reverse: the last one entered is renamed first
                 stack.enter_context(replacing(path)).write_bytes(data)
     except BaseException:
         for path, known in before.items():

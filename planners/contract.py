@@ -9,7 +9,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 Triple = tuple[int, int, int]
-PositiveTriple = tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
+# A million voxels along an axis is more than any scanner gives; beyond it, products of three no longer fit into 64 bits.
+_Extent = Annotated[int, Field(ge=1, le=2**20)]
+PositiveTriple = tuple[_Extent, _Extent, _Extent]
 SpacingTriple = tuple[
     Annotated[float, Field(gt=0, allow_inf_nan=False)],
     Annotated[float, Field(gt=0, allow_inf_nan=False)],
