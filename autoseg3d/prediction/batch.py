@@ -68,7 +68,7 @@ def predict_scans(
         options: the defaults where None.
         source: what the person named as input. Where it is one file, `out` may lie in a folder beside it; else `out`
             may not be, or lie inside, any folder that holds a scan.
-        progress: told the scans done, and the windows of each.
+        progress: told the scans done, their thousands of voxels (by which the time left is told), and the windows of each.
 
     Raises UsageError (output among the inputs, a name that cannot be written, models that cannot be averaged), ModelError,
     LockedError, and StorageError where the output cannot be written; what is finished by then stays finished.
