@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -187,6 +188,15 @@ class Engine:
             losses.append(self.loss(outputs, y, combine(len(x))))
             counts.append(class_counts(outputs[0], y, self.labels))
         return self.ranks.sum(torch.stack(losses).sum()), self.ranks.sum(torch.stack(counts).sum(0))
+
+    @contextlib.contextmanager
+    def in_float32(self) -> Iterator[None]:
+        """Lets the network compute in float32 for the length of the block."""
+        lowered, self.lowered = self.lowered, None
+        try:
+            yield
+        finally:
+            self.lowered = lowered
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:

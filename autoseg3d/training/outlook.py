@@ -24,14 +24,20 @@ from planners.plan import Configuration, TrainingPlan
 # A first step compiles kernels and faults memory in; it is measured again unless that takes longer than this.
 _LONG_STEP_SECONDS, _SHORT_STEP_SECONDS = 8.0, 1.0
 _FEWEST_STEPS, _FEW_STEPS = 3, 100
+# What may come on top is said from this share of the whole on.
+_WORTH_SAYING = 0.1
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Seconds of one training step and of one validation batch, and the memory in use after them."""
+    """Seconds of one training step and of one validation batch, and the memory in use after them.
+
+    exact_seconds   of a validation batch in float32: whole cases are predicted so where bfloat16 does not agree well enough
+    """
 
     step_seconds: float
     validation_seconds: float
+    exact_seconds: float
     memory_bytes: int
 
 
@@ -43,7 +49,7 @@ class Outlook:
     steps          training steps in all; for a timed run as many as will fit
     length         of an epoch
     disk_bytes     room that the saved states take
-    cases_seconds  whole-case validation after the loop
+    cases_seconds  whole-case validation after the loop, in the precision of training; `exact_cases_seconds` in float32
     """
 
     loop_seconds: float
@@ -52,6 +58,7 @@ class Outlook:
     trial: Trial
     disk_bytes: int
     cases_seconds: float
+    exact_cases_seconds: float
 
     def facts(self) -> dict[str, float | int]:
         """The numbers, for events."""
@@ -65,12 +72,16 @@ class Outlook:
             "memory_bytes": self.trial.memory_bytes,
             "disk_bytes": self.disk_bytes,
             "cases_seconds": self.cases_seconds,
+            "exact_cases_seconds": self.exact_cases_seconds,
         }
 
     def sentence(self) -> str:
         """The same for people."""
         epochs = math.ceil(self.steps / self.length.iterations)
         after = f", then {describe(self.cases_seconds)} to validate whole cases" if self.cases_seconds else ""
+        more = self.exact_cases_seconds - self.cases_seconds
+        if more > _WORTH_SAYING * (self.loop_seconds + self.cases_seconds):
+            after += f" ({describe(self.exact_cases_seconds)} if the network turns out to need float32)"
         return (
             f"Training will take about {describe(self.loop_seconds)}{after}: {self.steps} steps of {self.trial.step_seconds:.2f} s "
             f"in {epochs} epochs of {self.length.iterations}; {self.trial.memory_bytes / 2**30:.1f} GiB of memory, "
@@ -85,11 +96,15 @@ def try_step(engine: Engine, training: Batch, validation: Batch) -> Trial:
     # Turning a result into a number waits for the device.
     seconds = _fastest(lambda: float(engine.gradients(*training)))
     evaluated = _fastest(lambda: float(engine.evaluate(*validation)[0]))
+    memory, exact = memory_in_use(engine.device), evaluated
+    if engine.lowered is not None and engine.device.type == "cpu":
+        with engine.in_float32():
+            exact = _fastest(lambda: float(engine.evaluate(*validation)[0]))
     engine.optimizer.zero_grad(set_to_none=True)
     torch.set_rng_state(generators)
     for buffer, before in zip(engine.network.buffers(), buffers, strict=True):
         buffer.copy_(before)
-    return Trial(seconds, evaluated, memory_in_use(engine.device))
+    return Trial(seconds, evaluated, max(evaluated, exact), memory)
 
 
 def _fastest(work: Callable[[], float]) -> float:
@@ -112,8 +127,9 @@ def look_ahead(engine: Engine, training: TrainingPlan, trial: Trial, length: Epo
     run = run_length(training, length, **measured)
     state = sum(tensor.numel() * tensor.element_size() for tensor in engine.network.state_dict().values())
     copies = 1 + (1 if training.optimizer == "sgd" else 2) + (engine.average is not None) + 1
-    cases = windows * trial.validation_seconds / engine.batch_size
-    return Outlook(run.seconds, run.steps, length, trial, disk_bytes=state * copies * (KEPT + 1), cases_seconds=cases)
+    cases, exact = (windows * seconds / engine.batch_size for seconds in (trial.validation_seconds, trial.exact_seconds))
+    disk = state * copies * (KEPT + 1)
+    return Outlook(run.seconds, run.steps, length, trial, disk_bytes=disk, cases_seconds=cases, exact_cases_seconds=exact)
 
 
 def count_windows(store: CaseReader, cases: Iterable[str], configuration: Configuration, mirror_axes: Sequence[int]) -> int:

@@ -230,8 +230,8 @@ class Session:
                 "note",
                 f"A batch does not fit into memory at once: it is worked on in parts of {engine.part}; the results stay the same",
             )
-        step, validated = self.ranks.leaders(trial.step_seconds, trial.validation_seconds)
-        return Trial(step, validated, trial.memory_bytes)
+        step, validated, exact = self.ranks.leaders(trial.step_seconds, trial.validation_seconds, trial.exact_seconds)
+        return Trial(step, validated, exact, trial.memory_bytes)
 
     def _loop(self) -> None:
         p = self.progress

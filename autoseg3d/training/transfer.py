@@ -14,6 +14,7 @@ from autoseg3d.errors import ModelError, UsageError
 from autoseg3d.files import read_contract
 from autoseg3d.package import ModelPackage, open_package
 from planners.contract import Contract
+from planners.labels import LabelTable
 from planners.plan import Plan
 
 _SHOWN = 4
@@ -23,7 +24,7 @@ class Loaded(Contract):
     """What a network took over from a model; start.json in the folder of a fold.
 
     model, dataset, configuration, fold, weights_sha256   whose weights
-    taken, total   numbers among the network's weights that were copied (or averaged), and in all
+    taken, total   numbers among the network's weights that come from the model (copied, averaged, or its background's), and in all
     input          how the first layer met other channels; empty where they are the same
     anew           tensors that begin as they would without the model
     unused         tensors of the model for which there was no place
@@ -86,13 +87,15 @@ class Start:
         """Copies into the network, in place, what fits it: tensors of the same name and shape.
 
         Input channels that differ are met in the first layer: a channel of the same name takes its weights, another the mean
-        over the model's image channels. Heads are taken over only where the labels are the same, a decoder only where
-        the model has as many stages.
+        over the model's image channels. In the heads a label of the same name keeps its row, and another one begins as
+        background, which it was to the model; without a common label they begin anew. A decoder is taken over only where the
+        model has as many stages.
         """
         weights = self.package.load_weights(self.configuration, self.fold)
         theirs = self.package.plan
         skipped, reasons = self._unfit(network, plan, configuration)
         inputs = _Inputs(_channels(theirs, self.configuration), _channels(plan, configuration))
+        rows, heads = _Rows(theirs.labels, plan.labels), _heads(network)
         own = dict(network.state_dict())
         taken: dict[str, Tensor] = {}
         adapted = False
@@ -100,11 +103,14 @@ class Start:
             given = weights.get(name)
             if given is None or name.startswith(skipped):
                 continue
-            if not adapted and inputs.concern(given, tensor):
+            if name.startswith(heads):
+                if rows.fit(given, tensor):
+                    taken[name] = rows.adapted(given, tensor)
+            elif not adapted and inputs.concern(given, tensor):
                 taken[name], adapted = inputs.adapted(given, tensor), True
             elif given.shape == tensor.shape:
                 taken[name] = given
-        if not any(tensor.ndim == 5 and not name.startswith(tuple(_heads(network))) for name, tensor in taken.items()):
+        if not any(tensor.ndim == 5 and not name.startswith(heads) for name, tensor in taken.items()):
             raise _nothing_fits(self.package.location, own, weights)
         network.load_state_dict({**own, **taken})
         sizes = {name: tensor.numel() for name, tensor in own.items()}
@@ -130,10 +136,10 @@ class Start:
             # Decoder stages count from the coarsest, so their names would meet at different resolutions.
             skipped.append("decoder.")
             reasons.append(f"the decoder begins anew, for the model has {len(theirs.stages)} stages and this network {len(ours.stages)}")
-        names, known = ([label.name for label in table.labels] for table in (plan.labels, self.package.plan.labels))
-        if names != known or plan.labels.has_regions != self.package.plan.labels.has_regions:
-            skipped += _heads(network)
-            reasons.append(f"the heads begin anew, for the model segments {_listed(known)} and this network {_listed(names)}")
+        heads, rows = _heads(network), _Rows(self.package.plan.labels, plan.labels)
+        if not heads.startswith(tuple(skipped)):
+            reasons += rows.words()
+            skipped += [] if rows.meet else [heads]
         return tuple(skipped), tuple(reasons)
 
 
@@ -207,7 +213,57 @@ class _Inputs:
         return tuple(found)
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """The labels of a model and of the network to be trained, and what that means for the rows of their heads."""
+
+    theirs: LabelTable
+    ours: LabelTable
+
+    @property
+    def meet(self) -> bool:
+        """Whether some label is known to the model, by its name, and both exclude each other or both overlap."""
+        return self.theirs.has_regions == self.ours.has_regions and bool(self._common)
+
+    def fit(self, given: Tensor, tensor: Tensor) -> bool:
+        """Whether two tensors have one row per class and agree in all else."""
+        rows = (self.theirs.num_classes, self.ours.num_classes)
+        return (given.shape[0], tensor.shape[0]) == rows and given.shape[1:] == tensor.shape[1:]
+
+    def adapted(self, given: Tensor, tensor: Tensor) -> Tensor:
+        """Our rows: those of labels of the same name; other labels were background to the model, other regions begin as they are."""
+        adapted, first = tensor.detach().cpu().clone(), 0 if self.ours.has_regions else 1
+        if first:
+            adapted[:] = given[0]
+        known = _names(self.theirs)
+        for row, name in enumerate(_names(self.ours), start=first):
+            if name in known:
+                adapted[row] = given[first + known.index(name)]
+        return adapted
+
+    def words(self) -> tuple[str, ...]:
+        """What became of the heads; nothing where the labels are the same."""
+        if self.meet and _names(self.theirs) == _names(self.ours):
+            return ()
+        known, names = ([label.name for label in table.labels] for table in (self.theirs, self.ours))
+        if not self.meet:
+            return (f"the heads begin anew, for the model segments {_listed(known)} and this network {_listed(names)}",)
+        kept = [label.name for label in self.ours.labels if label.name.casefold() in self._common]
+        new = [name for name in names if name not in kept]
+        others = "begin anew" if self.ours.has_regions else "begin as background, which they were to the model"
+        return (f"the heads keep {_listed(kept)}" + (f"; {_listed(new)} {others}" if new else ""),)
+
+    @property
+    def _common(self) -> set[str]:
+        return set(_names(self.theirs)) & set(_names(self.ours))
+
+
 _PREVIOUS = "previous stage: "
+
+
+def _names(labels: LabelTable) -> list[str]:
+    """The names of the labels, in the order of the heads' rows; upper and lower case are the same."""
+    return [label.name.casefold() for label in labels.labels]
 
 
 def _channels(plan: Plan, configuration: str) -> tuple[str, ...]:
@@ -220,12 +276,12 @@ def _channels(plan: Plan, configuration: str) -> tuple[str, ...]:
     return images + tuple(_PREVIOUS + name for name in named)
 
 
-def _heads(network: nn.Module) -> list[str]:
-    """Beginnings of the names of all heads: of the finest one, and of those that stand in one list with it."""
+def _heads(network: nn.Module) -> str:
+    """The beginning of the names of all heads: of the finest one, and of those that stand in one list with it."""
     finest = cast(nn.Module, network.head)
     name = next(name for name, module in network.named_modules() if module is finest)
     above = name.rpartition(".")[0]
-    return [f"{above}." if above and isinstance(network.get_submodule(above), nn.ModuleList) else f"{name}."]
+    return f"{above}." if above and isinstance(network.get_submodule(above), nn.ModuleList) else f"{name}."
 
 
 def _nothing_fits(path: Path, own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> ModelError:

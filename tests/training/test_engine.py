@@ -156,7 +156,7 @@ def test_windows_and_flips_are_counted() -> None:
 
 @pytest.mark.parametrize(("steps", "word"), [(1, None), (50, "Only 50 steps"), (5000, "")])
 def test_too_little_time_is_told(steps: int, word: str | None) -> None:
-    outlook = Outlook(60, steps, EpochLength(5, 1), Trial(30.0, 10.0, 0), 0, 0.0)
+    outlook = Outlook(60, steps, EpochLength(5, 1), Trial(30.0, 10.0, 25.0, 0), 0, 4.0, 4.0)
     timed = SGD.model_copy(update={"seconds": 60.0})
     if word is None:
         with pytest.raises(UsageError, match="too little time"):
@@ -164,6 +164,26 @@ def test_too_little_time_is_told(steps: int, word: str | None) -> None:
     else:
         assert word in (check_time(timed, outlook) or "")
     assert check_time(SGD, outlook) is None
+
+
+def test_validation_in_float32_is_foretold_where_it_would_matter() -> None:
+    trial, length = Trial(1.0, 0.5, 1.5, 0), EpochLength(5, 1)
+    ours, timed = engine(SGD, precision="bf16"), SGD.model_copy(update={"seconds": 60.0})
+    short = look_ahead(ours, timed, trial, length, windows=100)
+    assert (short.cases_seconds, short.exact_cases_seconds) == (25.0, 75.0)
+    assert "then 25 s to validate whole cases (75 s if the network turns out to need float32)" in short.sentence()
+    few = look_ahead(ours, timed, trial, length, windows=4)
+    assert "float32" not in few.sentence()
+
+
+def test_the_trial_leaves_precision_weights_and_gradients_as_they_were(batch: Batch) -> None:
+    ours = engine(SGD, precision="bf16")
+    before = parameters(ours)
+    trial = try_step(ours, batch, batch)
+    assert trial.exact_seconds >= trial.validation_seconds > 0
+    assert ours.lowered is torch.bfloat16
+    assert all(torch.equal(old, new) for old, new in zip(before, parameters(ours), strict=True))
+    assert all(parameter.grad is None for parameter in ours.network.parameters())
 
 
 def test_room_on_the_disk_and_in_memory(tmp_path: Path) -> None:

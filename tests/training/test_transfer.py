@@ -62,6 +62,26 @@ def test_other_labels_get_a_new_head_even_where_shapes_agree(start: Start, sourc
     assert "the model segments bright, dim and this network liver, spleen" in str(loaded)
 
 
+def test_a_label_of_the_same_name_keeps_its_row_and_a_new_one_begins_as_background(start: Start, source: Run) -> None:
+    other = source[2].model_copy(update={"labels": label_table({"background": 0, "Dim": 1, "liver": 2, "bright": 3})})
+    _, after, loaded = adopted(start, other)
+    weights = start.package.load_weights(NAME, "0")
+    heads = [name for name in after if name.startswith("decoder.heads.")]
+    for name in heads:
+        background, bright, dim = weights[name]
+        assert torch.equal(after[name], torch.stack((background, dim, background, bright)))
+    assert loaded.anew == ()
+    assert "the heads keep Dim, bright; liver begin as background" in str(loaded)
+
+
+def test_overlapping_labels_are_not_met_by_labels_that_exclude_each_other(start: Start, source: Run) -> None:
+    regions = label_table({"background": 0, "bright": [1, 2], "dim": 2}, [1, 2])
+    before, after, loaded = adopted(start, source[2].model_copy(update={"labels": regions}))
+    assert all(torch.equal(before[name], after[name]) for name in loaded.anew)
+    assert loaded.anew
+    assert "the heads begin anew" in str(loaded)
+
+
 def test_channels_are_met_by_name_or_by_their_mean(start: Start, source: Run) -> None:
     plan = source[2]
     wide = full_resolution().model_copy(update={"normalization": ("zscore",) * 2, "use_mask_for_norm": (False,) * 2})
