@@ -179,7 +179,8 @@ def failure(scan: CaseFiles, error: Exception, seconds: float) -> CaseResult:
 
 def _without_folders(text: str, scan: CaseFiles) -> str:
     """A text in which the files of a scan stand by their names: folders are often called like patients, and results travel."""
-    parents = {folder for path in scan.images for folder in (path.parent, path.absolute().parent, path.resolve().parent)}
+    # Not Path.resolve, which raises on a link that leads to itself.
+    parents = {folder for path in scan.images for folder in (path.parent, path.absolute().parent, Path(os.path.realpath(path)).parent)}
     for folder in sorted(map(str, parents - {Path(), Path(Path().absolute().anchor)}), key=len, reverse=True):
         text = text.replace(f"{folder}{os.sep}", "")
     return text
