@@ -1,6 +1,6 @@
 """Prediction killed without warning: 10 scans, SIGKILL at random moments, then the same command once more.
 
-    python benchmarks/predict_kills.py [--kills 50] [--scans 10]
+    python benchmarks/predict_kills.py [--kills 50] [--scans 10] [--seed 0]
 
 After every kill: no half-written file under a final name; the rerun completes; its files are, byte for byte, those of a run
 that was never killed; nothing that was finished (its record was on disk) is computed again; no temporary file is left.
@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
-import signal
-import subprocess
+import multiprocessing
+import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,59 +92,75 @@ def outputs(out: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def started(folder: Path, out: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, __file__, "child", str(folder), str(out)])
+def started(folder: Path, out: Path) -> tuple[Any, Any]:
+    """A process that predicts, forked so that nothing is loaded anew, and the end of a pipe that gets its results."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=child, args=(folder, out, theirs))
+    process.start()
+    theirs.close()
+    return process, ours
 
 
-def child(folder: Path, out: Path) -> None:
-    torch.set_num_threads(1)
-    predict_scans(find_scans(folder / "scans", num_channels=1), folder / "model", out, OPTIONS)
+def child(folder: Path, out: Path, pipe: Any) -> None:
+    """Predicts all scans and tells of each what became of it."""
+    results = predict_scans(find_scans(folder / "scans", num_channels=1), folder / "model", out, OPTIONS)
+    pipe.send([(result.case, result.status, result.reused, result.cause) for result in results])
+
+
+def finish(folder: Path, out: Path) -> list[tuple[str, str, bool, str | None]]:
+    """The results of a run that nobody kills. Raises RuntimeError where it fails."""
+    process, pipe = started(folder, out)
+    results: list[tuple[str, str, bool, str | None]] = pipe.recv()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"a run that nobody killed ended with {process.exitcode}")
+    return results
+
+
+def one_kill(folder: Path, out: Path, moment: float, expected: dict[str, str]) -> tuple[set[str], set[str], list[str]]:
+    """The scans recorded at the kill, those that the second run kept, and what was wrong."""
+    process, _ = started(folder, out)
+    time.sleep(moment)
+    process.kill()
+    process.join()
+    recorded = {path.stem for path in out.glob("scan_*.json")}
+    wrong = [f"{name} is not whole" for name, digest in outputs(out).items() if expected[name] != digest]
+    results = finish(folder, out)
+    reused = {case for case, _, kept, _ in results if kept}
+    wrong += [f"{case} was finished and computed again" for case in sorted(recorded - reused)]
+    wrong += [f"{case} {cause}" for case, status, _, cause in results if status == "failed"]
+    wrong += [] if outputs(out) == expected else ["other bytes than without a kill"]
+    wrong += ["a temporary file is left"] if any(out.glob(".tmp-*")) else []
+    shutil.rmtree(out)
+    return recorded, reused, wrong
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["child"]:
-        child(Path(sys.argv[2]), Path(sys.argv[3]))
-        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--scans", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=480.0, help="begin no kill after this time")
     chosen = parser.parse_args()
-    rng = np.random.default_rng(0)
-    torch.set_num_threads(1)
+    rng, began = np.random.default_rng(chosen.seed), time.monotonic()
+    torch.set_num_threads(1)  # threads of this process would not live on in those that are forked from it
     faults: list[str] = []
-    kept = begun_scans = 0
+    kills = kept = between = 0
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         make(folder, chosen.scans)
+        finish(folder, folder / "first")
         begun = time.perf_counter()
-        if started(folder, folder / "clean").wait():
-            raise SystemExit("the run that nobody killed failed")
-        whole = time.perf_counter() - begun
-        expected = outputs(folder / "clean")
-        moments = rng.uniform(0.25 * whole, whole, chosen.kills)
-        for number, moment in enumerate(moments):
-            out = folder / f"out_{number}"
-            process = started(folder, out)
-            time.sleep(float(moment))
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            recorded = {path.stem for path in out.glob("scan_*.json")}
-            begun_scans += bool(recorded) and len(recorded) < chosen.scans
-            faults += [f"kill {number}: {name} is not whole" for name, digest in outputs(out).items() if expected[name] != digest]
-            results = predict_scans(find_scans(folder / "scans", num_channels=1), folder / "model", out, OPTIONS)
-            reused = {result.case for result in results if result.reused}
-            kept += len(reused)
-            faults += [f"kill {number}: {case} was finished and computed again" for case in sorted(recorded - reused)]
-            faults += [f"kill {number}: {result.case} {result.cause}" for result in results if result.status == "failed"]
-            if outputs(out) != expected:
-                faults.append(f"kill {number}: other bytes than without a kill")
-            if any(out.glob(".tmp-*")):
-                faults.append(f"kill {number}: a temporary file is left")
-    between = f"between {moments.min():.1f} and {moments.max():.1f} s of a run of {whole:.1f} s"
-    halfway = f"{begun_scans} of them with some scans finished and some not"
-    sys.stdout.write(f"{chosen.kills} kills {between}, {halfway}; {kept} finished scans kept; {len(faults)} faults\n")
-    for fault in faults:
-        sys.stdout.write(f"{fault}\n")
+        finish(folder, folder / "clean")
+        whole, expected = time.perf_counter() - begun, outputs(folder / "clean")
+        while kills < chosen.kills and time.monotonic() - began < chosen.seconds:
+            recorded, reused, wrong = one_kill(folder, folder / "out", float(rng.uniform(0, whole)), expected)
+            faults += [f"kill {kills}: {fault}" for fault in wrong]
+            kills, kept, between = kills + 1, kept + len(reused), between + (0 < len(recorded) < chosen.scans)
+    halfway = f"{between} of them with some scans finished and some not"
+    sys.stdout.write(f"{kills} kills within a run of {whole:.1f} s, {halfway}; {kept} finished scans kept; {len(faults)} faults\n")
+    sys.stdout.writelines(f"{fault}\n" for fault in faults)
     raise SystemExit(1 if faults else 0)
 
 
