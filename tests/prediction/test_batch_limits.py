@@ -134,10 +134,10 @@ def test_a_scan_that_never_ends_is_given_up_and_the_others_go_on(scans: Path, mo
     (tmp_path / "drive").mkdir()
     os.mkfifo(tmp_path / "drive" / "hangs.nii.gz")
     files = [CaseFiles("hangs", (tmp_path / "drive" / "hangs.nii.gz",)), *find_scans(scans, num_channels=1)]
-    options = OPTIONS.model_copy(update={"timeout_seconds": 3.0})
+    options = OPTIONS.model_copy(update={"timeout_seconds": 8.0})  # on a busy machine the sound ones take seconds too
     begun = time.monotonic()
     results = predict_scans(files, model, tmp_path / "out", options)
-    assert time.monotonic() - begun < 30
+    assert time.monotonic() - begun < 60
     assert (results[0].status, results[0].code) == ("failed", "E_TIMEOUT")
     assert "--timeout" in (results[0].remedy or "")
     assert all(result.status != "failed" for result in results[1:])
