@@ -32,10 +32,10 @@ from autoseg3d.training import Split, Splits, TrainOptions, write_splits
 _STEPS_PER_EPOCH = 25
 # How the trainings differ from each other.
 _WAYS: dict[str, dict[str, Any]] = {
-    "from scratch": {},
-    "--from": {"start_from": True},
-    "--from, a quarter of the rate": {"start_from": True, "slower": 4},
-    "--from --freeze encoder": {"start_from": True, "freeze": "encoder"},
+    "scratch": {},
+    "transfer": {"start_from": True},
+    "transfer, a quarter of the rate": {"start_from": True, "slower": 4},
+    "transfer, encoder frozen": {"start_from": True, "freeze": "encoder"},
 }
 
 
