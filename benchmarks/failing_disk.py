@@ -224,7 +224,7 @@ def intact(path: Path) -> bool:
         elif path.suffix == ".png":
             return data.endswith(b"IEND\xaeB`\x82")
         elif path.suffix in (".csv", ".md"):
-            return data.endswith(b"\n")
+            return not data or data.endswith(b"\n")
     except Exception:  # every reader has errors of its own
         return False
     return True
