@@ -1,10 +1,15 @@
 """Fixtures for all tests. Real datasets lie beside the repository on the builders' machines; elsewhere their tests skip."""
 
+import signal
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# A shell starts background jobs with SIGINT ignored, which is inherited; tests that send it want it to arrive.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
