@@ -31,6 +31,8 @@ Progress = Callable[[str, int, int], None]
 
 # Planners that count instead of tracing: they need neither torch nor a look at the machine, and answer at once.
 _COUNTING = frozenset({"nnunet", "resenc-m", "resenc-l", "resenc-xl"})
+# A smaller budget, in bytes, is tried before the machine is measured, so that one that is too small is refused at once.
+_LIKELY_ENOUGH = 2 * 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +216,7 @@ def _replanned(fingerprint: Fingerprint, wishes: PlanWishes, *, looking: bool) -
     planner = _planner(wishes)[1]
     with _planning_errors():
         change = parse_change(wishes.changes, _budget(wishes, looking=False))
-        if looking and change.budget.memory_bytes is not None:
+        if looking and (change.budget.memory_bytes or _LIKELY_ENOUGH) < _LIKELY_ENOUGH:
             replan(planner, fingerprint, _cost(), change)
         if looking:
             change = parse_change(wishes.changes, _budget(wishes, looking=True))
