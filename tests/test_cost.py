@@ -137,7 +137,9 @@ def test_operations_without_numbers_have_the_types_and_shapes_of_real_ones() -> 
     """The short ways of a trace, each against the same operation on real tensors."""
     ways = (
         lambda x, y: torch.cat((x, y), 1),
+        lambda x, y: torch.cat((x.bfloat16(), y), -1),
         lambda x, y: torch.stack((x, y), 1),
+        lambda x, y: torch.stack((x, y), -1),
         lambda x, y: x + y.long(),
         lambda x, y: x[:, :1] * y,
         lambda x, y: (x > 0) & (y > 0),
@@ -146,6 +148,7 @@ def test_operations_without_numbers_have_the_types_and_shapes_of_real_ones() -> 
         lambda x, y: x.bfloat16().log_softmax(1, dtype=torch.float32),
         lambda x, y: x.bfloat16().log_softmax(1),
         lambda x, y: x.mean(),
+        lambda x, y: x.bfloat16().mean(dtype=torch.float32),
         lambda x, y: x.clone().add_(y[:, :1]),
     )
     x, y = torch.randn(2, 3, 4, 5, 6), torch.randn(2, 3, 4, 5, 6)

@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, cast
 
 import torch
@@ -50,7 +51,7 @@ def _norm_backward(grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: 
 def _cat(tensors: list[Tensor], dim: int = 0) -> Tensor:
     shape = list(tensors[0].shape)
     shape[dim] = sum(tensor.shape[dim] for tensor in tensors)
-    return tensors[0].new_empty(shape)
+    return tensors[0].new_empty(shape, dtype=reduce(torch.promote_types, (tensor.dtype for tensor in tensors)))
 
 
 # torch works these out on the meta device by dozens of smaller operations, which took most of a trace's time, or imports its
@@ -58,7 +59,7 @@ def _cat(tensors: list[Tensor], dim: int = 0) -> Tensor:
 _SHORTCUTS: dict[Any, Callable[..., Any]] = {
     torch.ops.aten.cat.default: _cat,
     torch.ops.aten.stack.default: lambda tensors, axis=0: _cat([tensor.unsqueeze(axis) for tensor in tensors], axis),
-    torch.ops.aten.mean.default: lambda x: x.new_empty(()),
+    torch.ops.aten.mean.default: lambda x, dtype=None: x.new_empty((), dtype=dtype),
     torch.ops.aten.native_group_norm.default: _norm,
     torch.ops.aten.native_group_norm_backward.default: _norm_backward,
     torch.ops.aten.leaky_relu_.default: lambda x, *rest: x,

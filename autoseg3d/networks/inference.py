@@ -50,27 +50,25 @@ class InferenceNetwork(nn.Module):
         dtype: the type that convolutions compute in, and of the features.
     """
 
-    def __init__(self, network: nn.Module, head: nn.Module, *, dtype: torch.dtype, memory_format: torch.memory_format) -> None:
+    def __init__(self, network: nn.Module, head: nn.Module, *, dtype: torch.dtype) -> None:
         super().__init__()
         self.network = network
         self.head = Float32Head(head)
         self.stride_zyx = cast(Triple, network.stride_zyx)
         self.dtype = dtype
-        self.memory_format = memory_format
 
     def features(self, x: Tensor) -> Tensor:
         """(B, C, Z, Y, X) of any floating type to the features before the head, in `dtype`."""
         reduced = self.dtype != torch.float32
         with torch.no_grad(), torch.autocast(x.device.type, dtype=self.dtype if reduced else None, enabled=reduced):
-            x = x.to(self.dtype).contiguous(memory_format=self.memory_format)
-            return cast(Tensor, cast(Any, self.network).features(x))
+            return cast(Tensor, cast(Any, self.network).features(x.to(self.dtype).contiguous()))
 
     def forward(self, x: Tensor) -> tuple[Tensor]:
         """The finest logits, float32, as the only element of a tuple."""
         return (self.head(self.features(x)),)
 
 
-def optimise_for_inference(network: nn.Module, *, dtype: torch.dtype = torch.float32, channels_last: bool = False) -> InferenceNetwork:
+def optimise_for_inference(network: nn.Module, *, dtype: torch.dtype = torch.float32) -> InferenceNetwork:
     """A copy of `network` for prediction, in evaluation mode and without gradients; the original stays as it is.
 
     The weights of convolutions are held in `dtype`; normalisation keeps float32 parameters and statistics. Any network that
@@ -79,22 +77,15 @@ def optimise_for_inference(network: nn.Module, *, dtype: torch.dtype = torch.flo
     Args:
         network: meets the network contract.
         dtype: float32 (equal up to rounding), bfloat16 or float16.
-        channels_last: store the channels of a voxel side by side, as tensor cores want them. On a CPU it spares oneDNN a
-            reordering of every tensor, which pays (about a tenth) where freed memory goes back to the system after every layer,
-            and not where it is kept.
     """
     prepared = copy.deepcopy(network).eval().requires_grad_(False)
     if dtype == torch.float32 and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         _take_onednn(prepared)
-    memory_format = torch.channels_last_3d if channels_last else torch.contiguous_format
     head = copy.deepcopy(cast(nn.Module, network.head)).requires_grad_(False)
-    ready = InferenceNetwork(prepared, head, dtype=dtype, memory_format=memory_format)
+    ready = InferenceNetwork(prepared, head, dtype=dtype)
     for module in prepared.modules():
         if isinstance(module, _WEIGHTED):
             module.to(dtype)
-            for parameter in module.parameters(recurse=False):
-                if parameter.dim() == 5:
-                    parameter.data = parameter.data.contiguous(memory_format=memory_format)
     return ready
 
 

@@ -29,19 +29,15 @@ DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def ready(networks: Sequence[nn.Module], dtype: torch.dtype, device: torch.device) -> tuple[nn.Module, ...]:
-    """Copies of networks made ready to predict in `dtype` on `device`; the originals stay as they are.
-
-    On a CPU tensors stay contiguous: with freed memory kept, channels-last ones took 6 to 17 % longer (docs/benchmarks.md).
-    """
-    channels_last = device.type == "cuda"
-    return tuple(optimise_for_inference(network, dtype=dtype, channels_last=channels_last).to(device) for network in networks)
+    """Copies of networks made ready to predict in `dtype` on `device`; the originals stay as they are."""
+    return tuple(optimise_for_inference(network, dtype=dtype).to(device) for network in networks)
 
 
 def expected_agreement(alone: float, copies: int) -> float:
     """What averaging over `copies` mirrored copies will make of the agreement without any, estimated on the safe side.
 
     Roundings of different copies are independent, so that the share of labels they change falls with the square root of the
-    copies (0.9983 alone became 0.9994 with eight). Half of that gain is left out of account.
+    copies (0.9983 alone became 0.9994 with eight). Only half of the copies are counted on.
     """
     return 1 - (1 - alone) * min(1.0, math.sqrt(2 / copies))
 

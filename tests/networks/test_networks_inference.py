@@ -44,23 +44,21 @@ def trained(architecture: str, kind: str = "anisotropic") -> tuple[nn.Module, Te
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("kind", ["anisotropic", "2d"])
-def test_float32_is_equal_up_to_rounding(architecture: str, channels_last: bool, kind: str) -> None:
+def test_float32_is_equal_up_to_rounding(architecture: str, kind: str) -> None:
     network, x = trained(architecture, kind)
     with torch.no_grad():
         wanted = network(x)[0]
-    (logits,) = optimise_for_inference(network, channels_last=channels_last)(x)
+    (logits,) = optimise_for_inference(network)(x)
     assert distance(logits, wanted) < 1e-4
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_bfloat16_is_near_and_its_logits_are_float32(architecture: str, channels_last: bool) -> None:
+def test_bfloat16_is_near_and_its_logits_are_float32(architecture: str) -> None:
     network, x = trained(architecture)
     with torch.no_grad():
         wanted = network(x)[0]
-    ready = optimise_for_inference(network, dtype=torch.bfloat16, channels_last=channels_last)
+    ready = optimise_for_inference(network, dtype=torch.bfloat16)
     (logits,) = ready(x)
     assert logits.dtype == torch.float32
     assert ready.features(x).dtype == torch.bfloat16
@@ -80,7 +78,7 @@ def test_the_original_stays_as_it_was() -> None:
     network, x = trained("unet")
     network.train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    ready = optimise_for_inference(network, dtype=torch.bfloat16, channels_last=True)
+    ready = optimise_for_inference(network, dtype=torch.bfloat16)
     ready(x)
     assert network.training
     assert all(p.requires_grad and p.dtype == torch.float32 for p in network.parameters())
@@ -95,13 +93,12 @@ def test_weights_lie_in_the_chosen_type_and_norms_in_float32() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("channels_last", [False, True])
-def test_a_foreign_network_will_do(dtype: torch.dtype, channels_last: bool) -> None:
+def test_a_foreign_network_will_do(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     network, x = Foreign().eval(), torch.randn(1, 1, 6, 6, 6)
     with torch.no_grad():
         wanted = network(x)[0]
-    ready = optimise_for_inference(network, dtype=dtype, channels_last=channels_last)
+    ready = optimise_for_inference(network, dtype=dtype)
     assert distance(ready(x)[0], wanted) < (0.05 if dtype == torch.bfloat16 else 1e-5)
 
 

@@ -9,7 +9,7 @@ from autoseg3d.sliding_window import WindowOptions
 from planners.plan import NetworkPlan, Stage
 
 
-def test_copies_halve_what_eight_of_them_quarter_in_theory() -> None:
+def test_eight_copies_are_expected_to_halve_what_changes_and_two_to_change_nothing() -> None:
     assert expected_agreement(0.998, 8) == pytest.approx(0.999)
     assert expected_agreement(0.998, 2) == expected_agreement(0.998, 1) == 0.998
     assert expected_agreement(1.0, 8) == 1.0
