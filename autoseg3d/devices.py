@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -9,6 +11,11 @@ import psutil
 import torch
 
 from autoseg3d.errors import UsageError
+
+# A convolution like those of a network's first stages, and the share of float32's time that bfloat16 must stay below.
+# Seen: 0.35 to 0.5 on AMD's Zen 4 and 5, 1.5 to 1.8 on an Intel Xeon whose matrix unit the virtual machine hides.
+_CHANNELS, _EDGE, _TURNS = 32, 16, 5
+_WORTHWHILE = 0.8
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -47,7 +54,7 @@ def free_memory_bytes(device: torch.device) -> int:
 
 
 def training_precision(device: torch.device) -> str:
-    """What networks are trained in there: "bf16" where that is native, "fp16" on older CUDA devices, else "fp32"."""
+    """What networks are trained in there: "bf16" where that is fast, "fp16" on older CUDA devices, else "fp32"."""
     if fast_bfloat16(device.type):
         return "bf16"
     return "fp16" if device.type == "cuda" else "fp32"
@@ -55,11 +62,38 @@ def training_precision(device: torch.device) -> str:
 
 @cache
 def fast_bfloat16(device_type: str) -> bool:
-    """Whether bfloat16 arithmetic is native there: CPUs with AVX512-BF16 or AMX, CUDA from Ampere on."""
+    """Whether convolutions gain by bfloat16 there: CUDA from Ampere on, and CPUs that have it where a trial shows it.
+
+    That a processor has the instructions says little: some compute them at half the speed of float32.
+    """
     if device_type == "cuda":
         return torch.cuda.is_available() and torch.cuda.get_device_capability()[0] >= 8
     if device_type == "cpu":
-        # Told since torch 2.12; an older torch computes in float32, which is slower and never wrong.
+        # Told since torch 2.12; an older torch computes in float32, which may be slower and is never wrong.
         capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-        return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+        native = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+        return native and _bfloat16_share_of_time() < _WORTHWHILE
     return False
+
+
+def _bfloat16_share_of_time() -> float:
+    """Time of a convolution's forward and backward pass on this CPU in bfloat16, as a share of float32's; a tenth of a second."""
+    exact, reduced = (_convolution_pass(dtype) for dtype in (torch.float32, torch.bfloat16))
+    # By turns, so that what disturbs one for a while does not spoil it alone.
+    times = [(exact(), reduced()) for _ in range(_TURNS)]
+    return min(bf16 for _, bf16 in times[1:]) / min(fp32 for fp32, _ in times[1:])
+
+
+def _convolution_pass(dtype: torch.dtype) -> Callable[[], float]:
+    """A function that passes a convolution forwards and backwards once and returns the seconds it took."""
+    weight = torch.ones(_CHANNELS, _CHANNELS, 3, 3, 3, dtype=dtype, requires_grad=True)
+    # torch has a slow kernel of its own for single samples in float32.
+    images = torch.ones(2, _CHANNELS, _EDGE, _EDGE, _EDGE, dtype=dtype, requires_grad=True)
+
+    def timed() -> float:
+        began = time.perf_counter()
+        with torch.enable_grad():
+            torch.autograd.grad(torch.nn.functional.conv3d(images, weight, padding=1).sum(), (images, weight))
+        return time.perf_counter() - began
+
+    return timed

@@ -71,6 +71,7 @@ def examine(fingerprint: Fingerprint, orientation: Orientation, overrides: Overr
     if overrides.spacing_mm is not None:
         target = Choice(overrides.spacing_mm, "set by the user", f"fixed at {triple_text(overrides.spacing_mm)} mm along (z, y, x)")
     ledger.note("orientation", "orientation of arrays", _orientation_text(orientation))
+    ledger.note("window_weights", "precision of window weights", "nothing vanishes in float32; only imported models keep nnU-Net's float16")
     order = ledger.take("axis_order", coarsest_first(target.value))
     grid = plan_grid(shapes, spacings, target.value, order=order, num_training=fingerprint.num_training)
     schemes = normalization(fingerprint.channel_names)

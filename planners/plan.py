@@ -181,6 +181,7 @@ class Plan(Contract):
     axis_order    network axis i is axis axis_order[i] of the (z, y, x) array in that orientation
     mirror_axes   network axes along which flips are allowed, in augmentation and at prediction
     intensities   foreground statistics per channel, used by the "ct" normalisation
+    window_weights  precision of the weights of sliding windows: "float16" in imported models, as nnU-Net has them
     """
 
     schema_version: Literal[1] = 1
@@ -193,6 +194,7 @@ class Plan(Contract):
     labels: LabelTable
     intensities: tuple[IntensityStatistics, ...]
     configurations: dict[str, Configuration] = Field(min_length=1)
+    window_weights: Literal["float32", "float16"] = "float32"
     training: TrainingPlan = TrainingPlan()
     fingerprint_hash: str = ""
     decisions: tuple[Decision, ...] = ()

@@ -57,7 +57,7 @@ def _versions() -> Finding:
 
 
 def _processor() -> Finding:
-    precision = "bfloat16 and float32" if fast_bfloat16("cpu") else "float32 (no fast bfloat16: two to four times slower)"
+    precision = "bfloat16 and float32" if fast_bfloat16("cpu") else "float32 (bfloat16 is not faster here)"
     cores = worker_count()
     said = f"{cores} for this process, {torch.get_num_threads()} threads; computes in {precision}"
     if cores == 1:

@@ -76,6 +76,7 @@ def read_plan(plans: Json, dataset: Json, *, configurations: Sequence[str], mirr
         raise ModelError("unknown handling of labels", field="label_manager", wanted="LabelManager", got=manager)
     return Plan(
         planner="nnunet-import",
+        window_weights="float16",
         dataset_name=str(plans.get("dataset_name", "imported")),
         orientation=_orientation(plans),
         axis_order=tuple(plans["transpose_forward"]),

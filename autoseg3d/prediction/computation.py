@@ -53,7 +53,14 @@ class Computation:
     def bands(self, *, sharing: int = 1) -> int:
         """Into how many parts of axis 1 the scan is cut so that the slab stays within its share of the bound."""
         shape = self.placement.working_shape
-        needed = slab_bytes(shape, self.options.patch, self.networks, self.labels.num_classes, apart=self.apart)
+        needed = slab_bytes(
+            shape,
+            self.options.patch,
+            self.networks,
+            self.labels.num_classes,
+            apart=self.apart,
+            half_weights=self.options.half_weights,
+        )
         return min(self.grid.shape[1], shape[1], math.ceil(needed * sharing / self.slab_limit_bytes))
 
     def band(self, start: int, stop: int, progress: Progress | None = None) -> tuple[GridMap, int, Iterator[Slab]]:

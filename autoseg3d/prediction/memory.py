@@ -21,7 +21,7 @@ from autoseg3d.ops.labelling import output_dtype
 from autoseg3d.prediction.precision import DTYPES
 from autoseg3d.prediction.predictor import Predictor
 from autoseg3d.preprocessing.working_case import place_case
-from autoseg3d.sliding_window import PIECE_BYTES, mirror_combinations, slab_channels
+from autoseg3d.sliding_window import PIECE_BYTES, mirror_combinations, slab_bytes, slab_channels
 from planners.contract import Contract
 
 # A file's voxels as stored, while float32 is made of them.
@@ -161,12 +161,14 @@ def _resizing(placement: Placement, channels: int) -> int:
 
 
 def _slab(predictor: Predictor, placement: Placement, *, apart: bool) -> int:
-    patch, shape = predictor.configuration.patch_size, placement.working_shape
-    return 4 * _channels(predictor, apart=apart) * patch[0] * max(shape[1], patch[1]) * max(shape[2], patch[2])
-
-
-def _channels(predictor: Predictor, *, apart: bool = False) -> int:
-    return slab_channels(predictor.networks, predictor.plan.labels.num_classes, apart=apart and len(predictor.networks) > 1)
+    return slab_bytes(
+        placement.working_shape,
+        predictor.configuration.patch_size,
+        predictor.networks,
+        predictor.plan.labels.num_classes,
+        apart=apart and len(predictor.networks) > 1,
+        half_weights=predictor.plan.window_weights == "float16",
+    )
 
 
 def _narrowest(predictor: Predictor, placement: Placement) -> float:
@@ -177,7 +179,8 @@ def _narrowest(predictor: Predictor, placement: Placement) -> float:
 
 def _window(predictor: Predictor) -> int:
     """Peak of one forward pass of a network, and what is added up beside it."""
-    classes, channels = predictor.plan.labels.num_classes, _channels(predictor)
+    classes = predictor.plan.labels.num_classes
+    channels = slab_channels(predictor.networks, classes)
     patch = predictor.configuration.patch_size
     pass_bytes = inference_bytes(
         predictor.networks[0],

@@ -240,6 +240,7 @@ class Predictor:
             device=attempt.device,
             batch_size=attempt.batch_size,
             accumulate_on=attempt.accumulate_on,
+            half_weights=self.plan.window_weights == "float16",
         )
 
     def _mirror_axes(self) -> tuple[int, ...]:

@@ -52,6 +52,7 @@ Store = CaseStore | CascadeStore
 # Where the smoothed training loss ended this far above its best, and by this share of all it had fallen, it went astray.
 _ASTRAY, _SMOOTHING = 0.1, 0.9
 _NOT_IN_MANIFEST = {"configuration", "fold", "weights_sha256", "training", "forecast_seconds", "real_seconds"}
+_PRECISIONS = ("fp32", "fp16", "bf16")
 # Held-out cases on which bfloat16 is compared with float32.
 _SELF_TESTS = 5
 
@@ -142,11 +143,12 @@ class _Fitting:
     start: Start | None
 
     def train(self, training: TrainingPlan, state: State | None, interruption: Interruption) -> FoldResult:
-        """Prepares, trains, validates, packages; with the threads of the saved state, so that results stay the same."""
+        """Prepares, trains, validates, packages; with threads and precision of the saved state, so that results stay the same."""
         device = choose_device(local_device(self.options.device, self.ranks))
-        threads = self.options.threads or (state.record.environment.threads if state is not None else torch.get_num_threads())
+        before = None if state is None else state.record.environment
+        threads = self.options.threads or (torch.get_num_threads() if before is None else before.threads)
         with _threads(threads), in_use(self.run.cache / cache_key(self.plan, self.configuration, geometry=self._geometry_choice())):
-            return self._train(training, state, interruption, self._environment(device, threads), device)
+            return self._train(training, state, interruption, self._environment(device, threads, before), device)
 
     def _train(
         self, training: TrainingPlan, state: State | None, interruption: Interruption, environment: Environment, device: torch.device
@@ -313,16 +315,25 @@ class _Fitting:
             split_hash=self.split.content_hash(),
         )
 
-    def _environment(self, device: torch.device, threads: int) -> Environment:
+    def _environment(self, device: torch.device, threads: int, before: Environment | None) -> Environment:
+        name = str(device) if device.type == "cpu" else torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         return Environment(
             version=autoseg3d.__version__,
             torch=torch.__version__,
-            device=str(device) if device.type == "cpu" else torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-            precision=training_precision(device) if self.options.precision == "auto" else self.options.precision,
+            device=name,
+            precision=self._precision(device, before if before is not None and before.device == name else None),
             threads=threads,
             augmentation=self.options.augmentation,
             processes=self.ranks.count,
         )
+
+    def _precision(self, device: torch.device, before: Environment | None) -> str:
+        """The precision asked for, that of the session before on the same device, or what is fast: one for all processes."""
+        if self.options.precision != "auto":
+            return self.options.precision
+        if before is not None:
+            return before.precision
+        return _PRECISIONS[int(self.ranks.leaders(_PRECISIONS.index(training_precision(device)))[0])]
 
     def _announce(self, session: Session) -> None:
         environment = session.environment

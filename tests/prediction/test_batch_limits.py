@@ -111,7 +111,7 @@ def _run_out(predictor: Predictor, image: np.ndarray, target: Path, spare: int) 
 def test_a_real_lack_of_memory_leads_to_smaller_pieces_and_the_same_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = plan(configuration((32, 32, 32)))
     predictor = Predictor(chosen, "3d_fullres", [random_network(chosen)], device="cpu", precision="fp32", mirror=False)
-    image = noise((80, 80, 80))
+    image = noise((32, 160, 160))  # all windows at one height, so that a batch is full
     wanted = predictor.predict(case(image)).labels
     monkeypatch.setattr(predictor, "attempts", lambda: [Attempt(CPU, 64, CPU), Attempt(CPU, 1, CPU)])
     target = tmp_path / "found.npz"

@@ -54,6 +54,15 @@ def test_a_fold_from_files_to_the_package(run: Run, raw: Path) -> None:
     assert "over 2 held-out cases" in said["done"]
 
 
+@pytest.mark.parametrize("chosen", ["fp32", "bf16"])
+def test_a_resumed_run_keeps_its_precision_whatever_is_faster_by_then(run: Run, chosen: str) -> None:
+    train(run, iterations=2, epochs=1, precision=chosen, validate_cases=False)
+    events: list[dict[str, Any]] = []
+    train(run, mode="resume", iterations=2, epochs=2, precision="auto", validate_cases=False, watch=events.append)
+    assert f"cpu in {chosen}" in next(event["message"] for event in events if event["event"] == "start")
+    assert not any("precision" in event.get("message", "") for event in events)
+
+
 def test_a_finished_fold_is_left_alone_or_made_longer(run: Run) -> None:
     first = train(run, iterations=4, epochs=1)
     manifest = sha256(run[0] / "model" / "manifest.json")
