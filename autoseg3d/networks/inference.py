@@ -61,7 +61,7 @@ class InferenceNetwork(nn.Module):
         """(B, C, Z, Y, X) of any floating type to the features before the head, in `dtype`."""
         reduced = self.dtype != torch.float32
         with torch.no_grad(), torch.autocast(x.device.type, dtype=self.dtype if reduced else None, enabled=reduced):
-            return cast(Tensor, cast(Any, self.network).features(x.to(self.dtype).contiguous()))
+            return cast(Tensor, cast(Any, self.network).features(x.to(self.dtype)))
 
     def forward(self, x: Tensor) -> tuple[Tensor]:
         """The finest logits, float32, as the only element of a tuple."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from autoseg3d.networks.blocks import EPSILON, SLOPE, InstanceNorm
+from autoseg3d.networks.norm import EPSILON, SLOPE, InstanceNorm
 from planners.contract import Triple
 
 

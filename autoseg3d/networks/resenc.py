@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from autoseg3d.networks.blocks import ConvUnit, activate
+from autoseg3d.networks.blocks import ConvUnit
+from autoseg3d.networks.norm import activate
 from autoseg3d.networks.skeleton import Encoder, EncoderDecoder
 from autoseg3d.networks.unet import plain_decoder
 from planners.contract import Triple

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from autoseg3d.networks.blocks import UpConvolution, check_input, head
+from autoseg3d.networks.norm import channels_last
 from planners.contract import Triple
 from planners.plan import NetworkPlan
 
@@ -93,7 +94,7 @@ class EncoderDecoder(nn.Module):
 
     def _decoded(self, x: Tensor) -> list[Tensor]:
         check_input(x, self.in_channels, self.stride_zyx)
-        return cast(list[Tensor], self.decoder(self.encoder(x)))
+        return cast(list[Tensor], self.decoder(self.encoder(channels_last(x))))
 
 
 def upsamplings(network: NetworkPlan, widths: Sequence[int]) -> list[nn.Module]:

@@ -17,7 +17,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from autoseg3d.networks.blocks import Convolution, InstanceNorm, UpConvolution, initialise
+from autoseg3d.networks.blocks import Convolution, UpConvolution, initialise
+from autoseg3d.networks.norm import InstanceNorm
 from autoseg3d.networks.skeleton import Decoder, Encoder, EncoderDecoder, heads
 from planners.contract import Triple
 from planners.plan import NetworkPlan, Stage

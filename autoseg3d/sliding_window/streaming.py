@@ -118,4 +118,4 @@ def _forward(forward: Callable[[Tensor], Tensor], windows: Tensor, flips: Sequen
         total = (output.clone() if len(flips) > 1 else output) if total is None else total.add_(output)
     assert total is not None
     refuse_overflow(total)
-    return total.to(options.accumulate_on or options.device)
+    return total.contiguous().to(options.accumulate_on or options.device)

@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from autoseg3d.errors import UsageError
 from autoseg3d.networks import build
-from autoseg3d.networks.blocks import Convolution, ConvUnit, InstanceNorm, UpConvolution, check_input
+from autoseg3d.networks.blocks import Convolution, ConvUnit, UpConvolution, check_input
+from autoseg3d.networks.norm import InstanceNorm, channels_last
 
 SHALLOW = [
     ((3, 3, 3), (1, 1, 1), (2, 6, 6)),
@@ -41,14 +42,15 @@ def gradient(layer: nn.Module, x: Tensor, *, autocast: bool) -> Tensor:
     return weight.clone()
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
 @pytest.mark.parametrize(("kernel", "stride", "size"), SHALLOW)
 def test_weight_gradients_in_bfloat16_are_those_of_float32(
-    kernel: tuple[int, int, int], stride: tuple[int, int, int], size: tuple[int, int, int]
+    kernel: tuple[int, int, int], stride: tuple[int, int, int], size: tuple[int, int, int], memory_format: torch.memory_format
 ) -> None:
     torch.manual_seed(0)
     layer = Convolution(16, 16, kernel=kernel, stride=stride)
     for seed in range(3):  # what torch leaves unset may happen to be right once
-        x = torch.randn(2, 16, *size, generator=torch.Generator().manual_seed(seed))
+        x = torch.randn(2, 16, *size, generator=torch.Generator().manual_seed(seed)).contiguous(memory_format=memory_format)
         assert relative(gradient(layer, x, autocast=True), gradient(layer, x, autocast=False)) < 0.02
 
 
@@ -150,13 +152,48 @@ def test_the_way_of_gpus_is_the_same() -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_instance_norm_gradients_are_torchs() -> None:
-    x = torch.randn(2, 3, 4, 4, 4, requires_grad=True)
+@pytest.mark.parametrize("order", ["contiguous", "channels last"])
+@pytest.mark.parametrize(("batch", "size"), [(3, (4, 5, 6)), (1, (1, 7, 6)), (2, (6, 1, 1))])
+@pytest.mark.parametrize("activated", [False, True])
+def test_instance_norm_gradients_are_torchs(order: str, batch: int, size: tuple[int, int, int], activated: bool) -> None:
+    generator = torch.Generator().manual_seed(4)
+    x = torch.randn(batch, 3, *size, generator=generator).requires_grad_()
     norm, theirs = InstanceNorm(3), nn.InstanceNorm3d(3, affine=True)
-    scale = torch.randn(2, 3, 4, 4, 4)
-    ours = torch.autograd.grad((norm(x) * scale).sum(), [x, norm.weight, norm.bias])
-    for a, b in zip(ours, torch.autograd.grad((theirs(x) * scale).sum(), [x, theirs.weight, theirs.bias]), strict=True):
+    with torch.no_grad():
+        for layer in (norm, theirs):
+            layer.weight.copy_(torch.tensor([0.5, -1.0, 2.0]))
+            layer.bias.copy_(torch.tensor([0.1, 0.0, -1.0]))
+    scale = torch.randn(x.shape, generator=generator)
+    y = norm(channels_last(x) if order == "channels last" else x, activated=activated)
+    assert y.is_contiguous(memory_format=torch.channels_last_3d) or order == "contiguous"
+    wanted = functional.leaky_relu(theirs(x), 0.01) if activated else theirs(x)
+    torch.testing.assert_close(y, wanted, rtol=1e-4, atol=1e-5)
+    ours = torch.autograd.grad((y * scale).sum(), [x, norm.weight, norm.bias])
+    for a, b in zip(ours, torch.autograd.grad((wanted * scale).sum(), [x, theirs.weight, theirs.bias]), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_gradients_of_channels_last_norms_are_those_of_float32() -> None:
+    generator, norm, found = torch.Generator().manual_seed(5), InstanceNorm(4), []
+    x, scale = torch.randn(2, 4, 8, 8, 8, generator=generator), torch.randn(2, 4, 8, 8, 8, generator=generator)
+    for dtype in (torch.float32, torch.bfloat16):
+        leaf = channels_last(x.to(dtype)).requires_grad_()
+        found.append(torch.autograd.grad((norm(leaf, activated=True).float() * scale).sum(), [leaf, norm.weight, norm.bias]))
+    assert [relative(reduced, exact) < 0.02 for exact, reduced in zip(*found, strict=True)] == [True] * 3
+
+
+def test_a_whole_step_is_the_same_in_either_order_of_voxels(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = network_plan("resenc", [8, 16], strides=[(1, 1, 1), (1, 2, 2)])
+    x, found = torch.randn(2, 1, 4, 16, 16, generator=torch.Generator().manual_seed(1)), []
+    for order in (channels_last, torch.Tensor.contiguous):
+        monkeypatch.setattr("autoseg3d.networks.skeleton.channels_last", order)
+        network = build(plan, 1, 2, seed=3)
+        assert network.features(x).is_contiguous() == (order is not channels_last)  # type: ignore[operator]
+        outputs = network(x)
+        torch.stack([(y.square()).mean() for y in outputs]).sum().backward()
+        found.append({name: p.grad for name, p in network.named_parameters()})
+    for name, gradient_last in found[0].items():
+        torch.testing.assert_close(gradient_last, found[1][name], rtol=1e-3, atol=1e-5)
 
 
 def test_a_single_voxel_becomes_the_shift() -> None:

@@ -220,7 +220,8 @@ def test_a_batch_that_the_operating_system_allows_no_memory_for_is_worked_on_in_
     command = [sys.executable, "-c", SHORT_OF_MEMORY, str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("does not fit into memory at once") == 1
+    # Found out by the trial step, or by the first real one, which may come to find less room.
+    assert done.stdout.count("worked on in parts") == 1
     (short,), (plenty,) = _log(tmp_path / "short"), _log(tmp_path / "4")
     assert short["part"] < plenty["part"] == 4
     assert short["loss"] == pytest.approx(plenty["loss"], abs=1e-5)
