@@ -33,7 +33,7 @@ def cache(
         done = api.clean_cache(run, everything=everything)
         show.output.print(f"{show.size(done.bytes_freed)} freed")
         for name in done.busy:
-            show.output.print(f"[yellow]stays[/]   {name}: another process uses it")
+            show.finding("stays", f"{name}: another process uses it", style="yellow")
     found = api.cache(run)
     if not found:
         show.output.print("The cache is empty.")

@@ -56,7 +56,6 @@ def check(
 
       autoseg3d check /data/Hippocampus --report health.html
     """
-    from rich.markup import escape
 
     from autoseg3d import api
     from autoseg3d.cli import show
@@ -68,18 +67,18 @@ def check(
         else:
             survey = api.check_report(raw, report, reading=reading, progress=progress)
     for warning in survey.warnings:
-        show.output.print(f"[yellow]warning[/] {escape(warning)}", soft_wrap=True)
+        show.finding("warning", warning, style="yellow")
     for line in _fault_lines(survey.faults):
-        show.output.print(f"[red]fault[/]   {escape(line)}", soft_wrap=True)
+        show.finding("fault", line, style="red")
     if report is not None:
-        show.output.print(f"Written to {escape(str(report))}", soft_wrap=True)
+        show.output.print(f"Written to {report}", soft_wrap=True)
     warnings = _counted(len(survey.warnings), "warning")
     if survey.faults:
         found = f"{_counted(len(survey.faults), 'fault')}, {warnings}"
         show.output.print(f"{found}. Mend the faults, or leave cases out with --exclude CASE.", soft_wrap=True)
         raise typer.Exit(3)
     cases = _counted(len(survey.fingerprint.cases) if survey.fingerprint else 0, "case")
-    show.output.print(f"{cases} can be used, {warnings}. Next: autoseg3d plan {escape(str(raw))} --run RUN", soft_wrap=True)
+    show.output.print(f"{cases} can be used, {warnings}. Next: autoseg3d plan {raw} --run RUN", soft_wrap=True)
 
 
 def _counted(number: int, what: str) -> str:

@@ -142,7 +142,7 @@ def evaluate(
     for note in scores.notes:
         show.output.print(note, soft_wrap=True)
     for line in scores.failure_lines():
-        show.output.print(f"[red]not scored[/] {line}", soft_wrap=True)
+        show.finding("not scored", line, style="red")
     if scores.failures:
         raise typer.Exit(3)
 

@@ -19,8 +19,14 @@ if TYPE_CHECKING:
 # torchrun numbers the processes it starts; what several do together the first one tells.
 _TOLD_ELSEWHERE = os.environ.get("RANK", "0") != "0"
 # Progress and remarks go to stderr, so that stdout holds only what a script may want to read.
-console = Console(stderr=True, highlight=False, quiet=_TOLD_ELSEWHERE)
-output = Console(highlight=False, quiet=_TOLD_ELSEWHERE)
+# Names of labels, cases and files may hold brackets, which are not markup.
+console = Console(stderr=True, highlight=False, markup=False, quiet=_TOLD_ELSEWHERE)
+output = Console(highlight=False, markup=False, quiet=_TOLD_ELSEWHERE)
+
+
+def finding(kind: str, text: str, *, style: str) -> None:
+    """Prints a line that begins with what kind of finding it is, in colour."""
+    output.print(Text.assemble((f"{kind:<7} ", style), text), soft_wrap=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, to: Console | None = None) -> None:
@@ -44,7 +50,7 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
         yield _Lines()
         return
     pace = _Pace()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), _Left(pace))
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), _Left(pace))
     with Progress(*columns, console=console, transient=False) as bars:
         tasks: dict[str, TaskID] = {}
 

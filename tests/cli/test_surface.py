@@ -6,7 +6,7 @@ import sys
 import pytest
 import typer.main
 
-from autoseg3d.cli import app
+from autoseg3d.cli import app, show
 
 OPTIONS = {
     "check": {"raw", "--report", "--exclude", "--geometry", "--workers"},
@@ -81,3 +81,12 @@ def test_a_wrong_command_line_exits_with_two() -> None:
 def test_the_version_is_told() -> None:
     done = subprocess.run([sys.executable, "-m", "autoseg3d", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("autoseg3d 0.")
+
+
+def test_brackets_in_names_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    show.table("[bold]", ("label [mm]",), [("[red]tumour[/]",)])
+    show.finding("warning", "case [1] is unlike the others", style="yellow")
+    show.output.print("Written to [out]")
+    said = capsys.readouterr().out
+    for text in ("[bold]", "label [mm]", "[red]tumour[/]", "warning case [1] is unlike", "Written to [out]"):
+        assert text in said
