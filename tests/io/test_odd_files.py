@@ -70,7 +70,8 @@ def odd(shared_data: Path) -> Path:
 
 def _nibabel(path: Path) -> tuple[np.ndarray, Geometry]:
     image = nib.load(path)
-    return np.asarray(image.get_fdata(dtype=np.float32)).squeeze().T, Geometry.from_affine(image.shape[2::-1], image.affine)
+    # Asked for float32, nibabel scales in float32 under numpy 1; asked for float64, with any numpy as we do.
+    return image.get_fdata(dtype=np.float64).astype(np.float32).squeeze().T, Geometry.from_affine(image.shape[2::-1], image.affine)
 
 
 def _simpleitk(path: Path) -> tuple[np.ndarray, Geometry]:
