@@ -21,8 +21,8 @@ _batch_norm_backward_out = torch.ops.aten.native_batch_norm_backward.out
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """(B, C, Z, Y, X) with channels together in memory, where `x` is on a CPU; elsewhere `x` as it is."""
-    if x.device.type != "cpu":
+    """(B, C, Z, Y, X) with channels together in memory, where `x` is on a CPU; elsewhere, and in an export, `x` as it is."""
+    if x.device.type != "cpu" or torch.compiler.is_exporting():
         return x
     if x.shape[1] > 1:
         return x.contiguous(memory_format=torch.channels_last_3d)

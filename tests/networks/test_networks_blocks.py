@@ -12,6 +12,7 @@ from autoseg3d.errors import UsageError
 from autoseg3d.networks import build
 from autoseg3d.networks.blocks import Convolution, ConvUnit, UpConvolution, check_input
 from autoseg3d.networks.norm import InstanceNorm, channels_last
+from autoseg3d.networks.portable import portable
 
 SHALLOW = [
     ((3, 3, 3), (1, 1, 1), (2, 6, 6)),
@@ -194,6 +195,14 @@ def test_a_whole_step_is_the_same_in_either_order_of_voxels(monkeypatch: pytest.
         found.append({name: p.grad for name, p in network.named_parameters()})
     for name, gradient_last in found[0].items():
         torch.testing.assert_close(gradient_last, found[1][name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_an_export_holds_nothing_but_layers(channels: int) -> None:
+    network = portable(build(network_plan("unet", [4, 8], strides=[(1, 1, 1), (2, 2, 2)]), channels, 2))
+    program = torch.export.export(network, (torch.zeros(1, channels, 8, 8, 8),))
+    done = {str(node.target).split(".")[1] for node in program.graph.nodes if node.op == "call_function"}
+    assert done == {"conv3d", "conv_transpose3d", "instance_norm", "leaky_relu", "cat"}
 
 
 def test_a_single_voxel_becomes_the_shift() -> None:
