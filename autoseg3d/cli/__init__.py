@@ -96,13 +96,18 @@ def _signals_stop() -> Iterator[None]:
 
 
 def _share_processors() -> None:
-    """Lets idle threads of the network sleep instead of spin, before torch starts them; a user's own setting stands.
+    """Lets idle threads of the network spin briefly, then sleep, before torch starts them; a user's own setting stands.
 
     OpenMP's threads wait for each other after every layer. Where another program holds one of the processors, spinning
-    ones take the time that the late one needs: a training step was measured up to 60 times slower on a busy machine, and a
-    tenth faster at best on a quiet one. The OpenMP runtime reads this when it is loaded and has no other way to be told.
+    ones take the time that the late one needs: a training step was measured up to 60 times slower on a busy machine. Sleeping
+    at once costs a quiet machine a fifth to a quarter of a narrow network's step. GNU's OpenMP spins for a number of turns,
+    300,000 where nobody tells it; with 10,000, half a millisecond, a step is as fast as either is on its own ground
+    (docs/benchmarks.md). The other runtimes know no such number and sleep. They all read this when they are loaded and have
+    no other way to be told.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 __all__ = ["app", "main"]

@@ -30,7 +30,10 @@ DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 def ready(networks: Sequence[nn.Module], dtype: torch.dtype, device: torch.device) -> tuple[nn.Module, ...]:
     """Copies of networks made ready to predict in `dtype` on `device`; the originals stay as they are."""
-    return tuple(optimise_for_inference(network, dtype=dtype).to(device) for network in networks)
+    # On a CPU weights lie as the images do, or every convolution would turn them first.
+    order = torch.channels_last_3d if device.type == "cpu" else torch.preserve_format
+    prepared = (optimise_for_inference(network, dtype=dtype).to(device) for network in networks)
+    return tuple(network.to(memory_format=order) for network in prepared)  # type: ignore[call-overload]
 
 
 def expected_agreement(alone: float, copies: int) -> float:

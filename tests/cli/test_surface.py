@@ -1,5 +1,6 @@
 """The command line's surface: commands and options are a promise, so a change of them must be a decision."""
 
+import os
 import subprocess
 import sys
 
@@ -90,3 +91,15 @@ def test_brackets_in_names_are_shown_as_they_are(capsys: pytest.CaptureFixture[s
     said = capsys.readouterr().out
     for text in ("[bold]", "label [mm]", "[red]tumour[/]", "warning case [1] is unlike", "Written to [out]"):
         assert text in said
+
+
+@pytest.mark.parametrize(
+    ("own", "wanted"),
+    [({}, ("PASSIVE", "10000")), ({"OMP_WAIT_POLICY": "ACTIVE"}, ("ACTIVE", None)), ({"GOMP_SPINCOUNT": "7"}, ("PASSIVE", "7"))],
+)
+def test_waiting_threads_spin_briefly_unless_the_user_says_otherwise(own: dict[str, str], wanted: tuple[str, str | None]) -> None:
+    code = "from autoseg3d.cli import main, os\ntry: main(['--version'])\nexcept SystemExit: pass\n"
+    code += "print([os.environ.get(n) for n in ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT')])"
+    environment = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")} | own
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert str(list(wanted)) in done.stdout
