@@ -8,7 +8,8 @@ networks. Three things are done in another way, with the same result up to round
   three one-dimensional sums. Each window is weighted by its share of that sum: what is added up *is* the weighted
   mean, and neither a volume of weights nor a division is needed.
 * Everything is float32. nnU-Net holds weights and sums in float16, where the corners of the Gaussian vanish and are
-  set to the smallest number there is; in float32 the smallest weight is 10·exp(-24) and nothing vanishes.
+  set to the smallest number there is; in float32 the smallest weight is 10·exp(-24) and nothing vanishes. Imported
+  models alone are given weights as nnU-Net has them, for the sake of equal answers (slab.HalfPrecisionMean).
 * Windows run along axis 0. Once no later window touches a row it is handed out, and its place is used again.
 
 Where the networks have fewer features than logits, the features before the linear head are averaged in place of the
