@@ -14,7 +14,7 @@ from planners.contract import Triple
 _ROUNDING = 0.75
 
 
-class Slab:
+class RollingBuffer:
     """The patch[0] rows of axis 0 from `first` on, and rows [rows[0], rows[1]) of axis 1, of (channels, Z, Y, X)."""
 
     def __init__(self, padded: Triple, options: WindowOptions, *, channels: int, rows: tuple[int, int]) -> None:
@@ -48,7 +48,7 @@ class Mean:
     """The mean over windows, each weighted by its share of all weights at a voxel: what is added up is the mean."""
 
     def __init__(self, padded: Triple, options: WindowOptions, *, channels: int, rows: tuple[int, int], scale: float) -> None:
-        self._sums = Slab(padded, options, channels=channels, rows=rows)
+        self._sums = RollingBuffer(padded, options, channels=channels, rows=rows)
         device = options.accumulate_on or options.device
         self._shares = [_shares(n, p, options.step, device=device) for n, p in zip(padded, options.patch, strict=True)]
         self._shares[0] = {start: share * scale for start, share in self._shares[0].items()}
@@ -82,8 +82,8 @@ class HalfPrecisionMean:
     """
 
     def __init__(self, padded: Triple, options: WindowOptions, *, channels: int, rows: tuple[int, int], scale: float) -> None:
-        self._sums = Slab(padded, options, channels=channels, rows=rows)
-        self._totals = Slab(padded, options, channels=1, rows=rows)
+        self._sums = RollingBuffer(padded, options, channels=channels, rows=rows)
+        self._totals = RollingBuffer(padded, options, channels=1, rows=rows)
         self._weight = half_precision_weights(options.patch).to(options.accumulate_on or options.device)
         self._scaled = self._weight * scale
 
