@@ -24,7 +24,7 @@ class Loaded(Contract):
     """What a network took over from a model; start.json in the folder of a fold.
 
     model, dataset, configuration, fold, weights_sha256   whose weights
-    taken, total   numbers among the network's weights that come from the model (copied, averaged, or its background's), and in all
+    taken, total   numbers in those of the network's tensors that come from the model, wholly or in part, and in all
     input          how the first layer met other channels; empty where they are the same
     anew           tensors that begin as they would without the model
     unused         tensors of the model for which there was no place
@@ -87,9 +87,8 @@ class Start:
         """Copies into the network, in place, what fits it: tensors of the same name and shape.
 
         Input channels that differ are met in the first layer: a channel of the same name takes its weights, another the mean
-        over the model's image channels. In the heads a label of the same name keeps its row, and another one begins as
-        background, which it was to the model; without a common label they begin anew. A decoder is taken over only where the
-        model has as many stages.
+        over the model's image channels. In the heads the background and labels of the same name keep their rows, and another
+        label begins anew; without a common label all do. A decoder is taken over only where the model has as many stages.
         """
         weights = self.package.load_weights(self.configuration, self.fold)
         theirs = self.package.plan
@@ -231,10 +230,14 @@ class _Rows:
         return (given.shape[0], tensor.shape[0]) == rows and given.shape[1:] == tensor.shape[1:]
 
     def adapted(self, given: Tensor, tensor: Tensor) -> Tensor:
-        """Our rows: those of labels of the same name; other labels were background to the model, other regions begin as they are."""
+        """Our rows: background and labels of the same name have theirs, others begin as they are.
+
+        Not as background, which they were to the model: background's many voxels then drag them down with it at once, and in
+        short runs such a label never comes (docs/explanation/transfer.md).
+        """
         adapted, first = tensor.detach().cpu().clone(), 0 if self.ours.has_regions else 1
         if first:
-            adapted[:] = given[0]
+            adapted[0] = given[0]
         known = _names(self.theirs)
         for row, name in enumerate(_names(self.ours), start=first):
             if name in known:
@@ -250,8 +253,7 @@ class _Rows:
             return (f"the heads begin anew, for the model segments {_listed(known)} and this network {_listed(names)}",)
         kept = [label.name for label in self.ours.labels if label.name.casefold() in self._common]
         new = [name for name in names if name not in kept]
-        others = "begin anew" if self.ours.has_regions else "begin as background, which they were to the model"
-        return (f"the heads keep {_listed(kept)}" + (f"; {_listed(new)} {others}" if new else ""),)
+        return (f"the heads keep {_listed(kept)}" + (f"; anew begins {_listed(new)}" if new else ""),)
 
     @property
     def _common(self) -> set[str]:
