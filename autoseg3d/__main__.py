@@ -1,5 +1,5 @@
 """`python -m autoseg3d` is `autoseg3d`."""
 
-from autoseg3d.cli import main
+from autoseg3d.cli import program
 
-main()
+program()

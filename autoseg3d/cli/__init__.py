@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -46,6 +47,25 @@ model.register(app)
 reports.register(app)
 demo.register(app)
 trust.register(app)
+
+
+def program() -> None:
+    """`main` as a whole process, which ends at once where a thread that was left to itself still computes.
+
+    A thread that comes back from torch while the interpreter is taken apart aborts the process, whatever its exit code was to be:
+    so it went on Ctrl-C in the middle of a scan, and would where a scan ran out of time.
+    """
+    try:
+        main()
+    except SystemExit as left:
+        others = (thread for thread in threading.enumerate() if thread.daemon and thread is not threading.current_thread())
+        if not any(others) or not isinstance(left.code, int):
+            raise
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):  # nobody may be listening any more
+                stream.flush()
+        os._exit(left.code)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -110,4 +130,4 @@ def _share_processors() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "program"]

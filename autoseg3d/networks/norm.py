@@ -55,7 +55,9 @@ class InstanceNorm(nn.Module):
         if x.device.type not in ("cpu", "meta"):
             return self._as_batch(x, activated)
         if x.device.type == "cpu" and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last_3d):
-            return cast(Tensor, _ChannelsLastNorm.apply(x, self.weight, self.bias, activated))  # type: ignore[no-untyped-call]
+            if torch.is_grad_enabled():
+                return cast(Tensor, _ChannelsLastNorm.apply(x, self.weight, self.bias, activated))  # type: ignore[no-untyped-call]
+            return _channels_last_norm(x, self.weight, self.bias, activated)[0]
         batch, channels, *sizes = x.shape
         voxels = sizes[0] * sizes[1] * sizes[2]
         y = torch.native_group_norm(x.contiguous(), self.weight, self.bias, batch, channels, voxels, channels, EPSILON)[0]
@@ -70,16 +72,20 @@ class InstanceNorm(nn.Module):
         return (activate(y) if activated else y).view(x.shape)
 
 
+def _channels_last_norm(x: Tensor, weight: Tensor, bias: Tensor, activated: bool) -> tuple[Tensor, Tensor]:
+    """Every sample of a channels-last batch normalised as a batch of its own; and the samples' means and inverse deviations."""
+    y, statistics = torch.empty_like(x), weight.new_empty((2, len(x), len(weight)))
+    for sample, out, mean, deviation in zip(torch.split(x, 1), torch.split(y, 1), *statistics, strict=True):
+        _batch_norm_out(sample, weight, bias, None, None, True, 0.0, EPSILON, out=out, save_mean=mean, save_invstd=deviation)
+    return (activate(y) if activated else y), statistics
+
+
 class _ChannelsLastNorm(torch.autograd.Function):
-    """Every sample of a channels-last batch normalised as a batch of its own, with the leaky ReLU where `activated`."""
+    """`_channels_last_norm` with its gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, activated: bool) -> Tensor:
-        y, statistics = torch.empty_like(x), weight.new_empty((2, len(x), len(weight)))
-        for sample, out, mean, deviation in zip(torch.split(x, 1), torch.split(y, 1), *statistics, strict=True):
-            _batch_norm_out(sample, weight, bias, None, None, True, 0.0, EPSILON, out=out, save_mean=mean, save_invstd=deviation)
-        if activated:
-            activate(y)
+        y, statistics = _channels_last_norm(x, weight, bias, activated)
         ctx.save_for_backward(x, weight, statistics, y if activated else None)
         return y
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from autoseg3d import networks
 from autoseg3d.doctor import examine_prediction, worst
 from autoseg3d.doctor.golden import ORIENTATIONS, golden_case, golden_truth, write_golden_package
 from autoseg3d.doctor.prediction import EXPECTED_VOXELS, compare
 from autoseg3d.errors import UsageError
+from autoseg3d.networks.norm import InstanceNorm
 
 
 def test_this_machine_finds_the_right_labels(tmp_path: Path) -> None:
@@ -64,24 +64,15 @@ def test_every_wrong_answer_is_noticed(spoil: object, said: str) -> None:
 
 
 def test_a_machine_that_computes_wrongly_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = torch.native_group_norm
+    right = InstanceNorm.forward
 
-    def wrong(*arguments: object) -> tuple[torch.Tensor, ...]:
-        y, mean, deviation = right(*arguments)
-        return y.roll(4, -2), mean, deviation
+    def wrong(module: InstanceNorm, x: torch.Tensor, *, activated: bool = False) -> torch.Tensor:
+        return right(module, x, activated=activated).roll(4, -2)
 
-    monkeypatch.setattr(torch, "native_group_norm", wrong)
-    monkeypatch.setattr(networks.blocks.InstanceNorm, "_as_batch", lambda self, x, activated: self_norm(self, x, activated, wrong))
+    monkeypatch.setattr(InstanceNorm, "forward", wrong)
     findings = examine_prediction(tmp_path, "cpu")
     assert worst(findings) == "fault"
     assert "Do not use this installation" in findings[0].remedy
-
-
-def self_norm(module: networks.blocks.InstanceNorm, x: torch.Tensor, activated: bool, norm: object) -> torch.Tensor:
-    """Instance normalisation by the given function."""
-    batch, channels, *sizes = x.shape
-    y = norm(x.contiguous(), module.weight, module.bias, batch, channels, int(np.prod(sizes)), channels, 1e-5)[0]  # type: ignore[operator]
-    return networks.blocks.activate(y) if activated else y
 
 
 def test_a_device_that_is_not_there(tmp_path: Path) -> None:
