@@ -56,7 +56,6 @@ def check(
 
       autoseg3d check /data/Hippocampus --report health.html
     """
-
     from autoseg3d import api
     from autoseg3d.cli import show
 

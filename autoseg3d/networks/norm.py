@@ -1,7 +1,7 @@
 """Instance normalisation and leaky ReLU, fast in whichever order a tensor's voxels lie.
 
-On a CPU channels lie together (channels-last): oneDNN's convolutions then need not reorder what goes in and comes out, which makes them
-1.2 to 1.6 times as fast, forwards and backwards (docs/decisions/channels-last.md).
+On a CPU channels lie together (channels-last): oneDNN's convolutions then need not reorder what goes in and comes out, which makes
+most of them 1.1 to 1.6 times as fast, forwards and backwards (docs/decisions/channels-last.md).
 """
 
 from __future__ import annotations

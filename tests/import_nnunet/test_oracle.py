@@ -50,5 +50,5 @@ def test_labels_and_probabilities_are_nnunets(
             assert 2 * (a & b).sum() / (a.sum() + b.sum()) >= 0.999
         probabilities = np.load(tmp_path / f"{case}.npz")["probabilities"]
         difference = np.abs(probabilities - np.load(truth / f"{case}.npz")["probabilities"])
-        # bfloat16 was chosen by its labels; its probabilities are its own.
-        assert difference.max() < (5e-3 if precision != "bf16" else 2e-2)
+        # bfloat16 is chosen by its labels; of its probabilities single ones may differ more.
+        assert np.quantile(difference, 0.9999 if precision == "bf16" else 1) < 5e-3
