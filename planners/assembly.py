@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TypeVar
 
-from planners.augmentation import augmentation
+from planners.augmentation import augmentation, data_passes
 from planners.budget import PlanningError
 from planners.contract import SpacingTriple, Triple
 from planners.explain import Choice, Ledger, triple_text
@@ -50,7 +51,10 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Draft:
-    """A configuration's network before it is written down, and how its numbers came about."""
+    """A configuration's network before it is written down, and how its numbers came about.
+
+    steps   training steps that are planned for; infinite where nothing limits them
+    """
 
     family: Family
     grid: Grid
@@ -60,6 +64,12 @@ class Draft:
     why_spacing: Choice[Spacing]
     why_patch: Choice[Topology]
     why_batch: Choice[int]
+    steps: float = math.inf
+
+    @property
+    def passes(self) -> float:
+        """How often training shows each training case."""
+        return data_passes(self.steps, batch=self.batch, topology=self.topology, grid=self.grid)
 
 
 def examine(fingerprint: Fingerprint, orientation: Orientation, overrides: Overrides, ledger: Ledger) -> Dataset:
@@ -111,7 +121,7 @@ def configure(name: str, dataset: Dataset, draft: Draft, ledger: Ledger, *, batc
         use_mask_for_norm=ledger.take(f"{at}.use_mask_for_norm", dataset.use_mask_for_norm),
         batch_dice=ledger.take(f"{at}.batch_dice", batch_dice),
         slicewise=slicewise,
-        augmentation=ledger.take(f"{at}.augmentation", augmentation(patch, slicewise=slicewise)),
+        augmentation=ledger.take(f"{at}.augmentation", augmentation(patch, slicewise=slicewise, passes=draft.passes)),
     )
 
 

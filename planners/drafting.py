@@ -91,6 +91,7 @@ class TracingDrafter:
             why_spacing=why_spacing,
             why_patch=by_user(fitted.topology) if fixed.patch_size is not None else self._why_patch(grid, fitted),
             why_batch=by_user(fitted.batch) if fixed.batch_size is not None else self._why_batch(grid, fitted),
+            steps=self.compute.steps(fitted.cost.work),
         )
 
     def patch_voxels(self, name: str, grid: Grid) -> int | None:

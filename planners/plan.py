@@ -110,7 +110,8 @@ class TrainingPlan(Contract):
     `seconds` is a wall-clock budget of the training loop: where given, t is the share of that time that has passed and
     epochs is only an upper bound.
 
-    `start_from` is the SHA-256 of the model whose weights training starts from, `freeze` the part that keeps them.
+    `first_bias` is the bias that the heads begin with: 0, as nnU-Net's, or the log of how often each class stands in training
+    patches. `start_from` is the SHA-256 of the model whose weights training starts from, `freeze` the part that keeps them.
     """
 
     epochs: int = Field(default=1000, ge=1)
@@ -126,6 +127,7 @@ class TrainingPlan(Contract):
     gradient_clip: float = Field(default=12.0, gt=0)
     ema_decay: float = Field(default=0.0, ge=0, lt=1, description="decay of averaged weights; 0 keeps the raw weights")
     foreground_fraction: Probability = 0.33
+    first_bias: Literal["zero", "frequencies"] = "zero"
     seed: int = Field(default=0, ge=0)
     start_from: str | None = None
     freeze: Literal["none", "encoder"] = "none"

@@ -78,6 +78,8 @@ def training(compute: Compute, work: Work, ledger: Ledger, *, features: int = _U
     half cosine, and the average of the last steps' weights, converge several times faster.
     """
     steps = compute.steps(work)
+    why = "the log of how often each class stands in training patches, so that the first steps are not spent on learning that"
+    ledger.note("training.first_bias", "bias from frequencies", why)
     if steps >= LONG_STEPS:
         return _long(compute, steps, work, ledger)
     return _short(compute, max(1, int(steps)), work, ledger, rate=short_rate(features))
@@ -93,7 +95,7 @@ def _long(compute: Compute, steps: float, work: Work, ledger: Ledger) -> Trainin
     seconds = compute.seconds if compute.granted else None
     why = f"{epochs} epochs of 250 steps" + (f", or until {duration_text(seconds)} are over" if seconds is not None else "")
     ledger.note("training.epochs", "the time decides" if limited else "nnU-Net's recipe", why)
-    return TrainingPlan(epochs=epochs, seconds=seconds)
+    return TrainingPlan(epochs=epochs, seconds=seconds, first_bias="frequencies")
 
 
 def short_rate(features: int) -> float:
@@ -145,6 +147,7 @@ def _short(compute: Compute, steps: int, work: Work, ledger: Ledger, *, rate: fl
         schedule="cosine",
         warmup=0.05,
         ema_decay=round(decay, 5),
+        first_bias="frequencies",
     )
 
 

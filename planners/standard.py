@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from planners.assembly import examine, finish
+from planners.augmentation import data_passes, flips
 from planners.budget import Budget, CostFunction, PlanningError
 from planners.configurations import main_grid, plan_configurations
 from planners.drafting import TracingDrafter, refusal, room_of
@@ -91,8 +92,9 @@ def plan_by_cost(
     refining = tracer(cost, in_channels=gauge.in_channels + len(labels.labels), num_classes=gauge.num_classes, device=budget.device)
     drafter = TracingDrafter(name, selected, trace, refining, compute, overrides, room)
     configurations = plan_configurations(dataset, drafter, overrides, ledger)
-    # The recipe follows from the steps that fit; flips leave out the left-right axis where labels have sides.
-    width = selected.rung.family.base
-    recipe = training(compute, selected.fitted.cost.work, ledger, features=width)
-    axes = ledger.take("mirror_axes", mirror_axes(fingerprint, dataset.axis_order))
+    # The recipe follows from the steps that fit; so do flips, which leave out the left-right axis where labels have sides.
+    fitted, width = selected.fitted, selected.rung.family.base
+    recipe = training(compute, fitted.cost.work, ledger, features=width)
+    passes = data_passes(selected.steps, batch=fitted.batch, topology=fitted.topology, grid=grid)
+    axes = ledger.take("mirror_axes", flips(mirror_axes(fingerprint, dataset.axis_order), passes=passes, fingerprint=fingerprint))
     return finish(planner, dataset, configurations, ledger, training=recipe, mirror_axes=axes)

@@ -8,7 +8,7 @@ mode (with deep supervision) and the finest alone in evaluation mode; `stride_zy
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -23,7 +23,7 @@ from planners.plan import NetworkPlan
 
 ARCHITECTURES: dict[str, Callable[[NetworkPlan, int, int], nn.Module]] = {"unet": UNet, "resenc": ResidualEncoderUNet, "vnet": VNet}
 
-__all__ = ["ARCHITECTURES", "architecture_names", "build", "build_empty"]
+__all__ = ["ARCHITECTURES", "architecture_names", "build", "build_empty", "head_names"]
 
 
 def architecture_names() -> tuple[str, ...]:
@@ -68,6 +68,14 @@ def build_empty(network: NetworkPlan, in_channels: int, num_classes: int) -> nn.
     """
     with torch.device("meta"), _Unfilled():
         return build(network, in_channels, num_classes)
+
+
+def head_names(network: nn.Module) -> str:
+    """The beginning of the names of all heads: of the finest one, and of those that stand in one list with it."""
+    finest = cast(nn.Module, network.head)
+    name = next(name for name, module in network.named_modules() if module is finest)
+    above = name.rpartition(".")[0]
+    return f"{above}." if above and isinstance(network.get_submodule(above), nn.ModuleList) else f"{name}."
 
 
 class _Unfilled(TorchFunctionMode):

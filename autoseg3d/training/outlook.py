@@ -20,10 +20,14 @@ from autoseg3d.training.loop import memory_in_use
 from autoseg3d.training.state import KEPT
 from planners.epochs import EpochLength, run_length
 from planners.plan import Configuration, TrainingPlan
+from planners.schedule import LONG_STEPS
 
 # A first step compiles kernels and faults memory in; it is measured again unless that takes longer than this.
 _LONG_STEP_SECONDS, _SHORT_STEP_SECONDS = 8.0, 1.0
 _FEWEST_STEPS, _FEW_STEPS = 3, 100
+# The recipe of long runs is spoken of where less than this share of the steps it is chosen for fits into the time.
+_HASTY = 0.5
+_REPLAN = "Plan with the time at hand (autoseg3d plan RAW --run NEW --minutes N): that takes a smaller network and a faster recipe"
 # What may come on top is said from this share of the whole on.
 _WORTH_SAYING = 0.1
 
@@ -148,13 +152,15 @@ def check_time(training: TrainingPlan, outlook: Outlook) -> str | None:
 
     Raises UsageError where not even a few steps fit.
     """
-    if training.seconds is None or outlook.steps >= _FEW_STEPS:
+    hasty = training.optimizer == "sgd" and outlook.steps < _HASTY * LONG_STEPS
+    if training.seconds is None or not (hasty or outlook.steps < _FEW_STEPS):
         return None
     if outlook.steps < _FEWEST_STEPS:
         remedy = "Give more time, or plan with it (autoseg3d plan --minutes), which makes a smaller network"
         wanted = f"{describe(_FEWEST_STEPS * outlook.trial.step_seconds)} or more"
         raise UsageError("too little time to learn anything", field="minutes", wanted=wanted, got=describe(training.seconds), remedy=remedy)
-    return f"Only {outlook.steps} steps fit into this time; the result will be poor. Planning with the time at hand makes a smaller network"
+    why = f", and this recipe was chosen for {LONG_STEPS:,} or more" if hasty else ""
+    return f"Only {outlook.steps:,} steps fit into this time{why}; the result will be poor. {_REPLAN}"
 
 
 def check_disk(folder: Path, needed: int) -> None:

@@ -20,6 +20,7 @@ from autoseg3d.training import log
 from autoseg3d.training.alarms import LabelFacts, label_facts, missing_labels
 from autoseg3d.training.curves import Curves
 from autoseg3d.training.engine import Engine
+from autoseg3d.training.first_bias import first_bias, set_bias
 from autoseg3d.training.folder import FoldFolder, environment_notes
 from autoseg3d.training.interruption import Interruption
 from autoseg3d.training.loading import Batch, Batches
@@ -124,6 +125,10 @@ class Session:
         self.engine = self._new_engine(seed)
         if self.start is not None:
             self._adopt(self.start())
+        elif self.training.first_bias == "frequencies":
+            plain = PatchSource(self.store, self.split.train, self.plan, self.configuration, augment=False, seed=seed)
+            set_bias(self.engine.network, first_bias(plain, self.plan.labels))
+            follow(self.engine.average, self.engine.network)
         if not progress.iterations:
             self._measure()
         if self.ranks.leads:

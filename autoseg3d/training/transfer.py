@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from autoseg3d.errors import ModelError, UsageError
 from autoseg3d.files import read_contract
+from autoseg3d.networks import head_names
 from autoseg3d.package import ModelPackage, open_package
 from planners.contract import Contract
 from planners.labels import LabelTable
@@ -94,7 +94,7 @@ class Start:
         theirs = self.package.plan
         skipped, reasons = self._unfit(network, plan, configuration)
         inputs = _Inputs(_channels(theirs, self.configuration), _channels(plan, configuration))
-        rows, heads = _Rows(theirs.labels, plan.labels), _heads(network)
+        rows, heads = _Rows(theirs.labels, plan.labels), head_names(network)
         own = dict(network.state_dict())
         taken: dict[str, Tensor] = {}
         adapted = False
@@ -135,7 +135,7 @@ class Start:
             # Decoder stages count from the coarsest, so their names would meet at different resolutions.
             skipped.append("decoder.")
             reasons.append(f"the decoder begins anew, for the model has {len(theirs.stages)} stages and this network {len(ours.stages)}")
-        heads, rows = _heads(network), _Rows(self.package.plan.labels, plan.labels)
+        heads, rows = head_names(network), _Rows(self.package.plan.labels, plan.labels)
         if not heads.startswith(tuple(skipped)):
             reasons += rows.words()
             skipped += [] if rows.meet else [heads]
@@ -276,14 +276,6 @@ def _channels(plan: Plan, configuration: str) -> tuple[str, ...]:
     # A value that several regions share is known by all their names.
     named = (" and ".join(label.name for label in plan.labels.labels if value in label.values) for value in plan.labels.values)
     return images + tuple(_PREVIOUS + name for name in named)
-
-
-def _heads(network: nn.Module) -> str:
-    """The beginning of the names of all heads: of the finest one, and of those that stand in one list with it."""
-    finest = cast(nn.Module, network.head)
-    name = next(name for name, module in network.named_modules() if module is finest)
-    above = name.rpartition(".")[0]
-    return f"{above}." if above and isinstance(network.get_submodule(above), nn.ModuleList) else f"{name}."
 
 
 def _nothing_fits(path: Path, own: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> ModelError:

@@ -27,7 +27,7 @@ def _recipe(budget, step_flops, **width):
 
 def test_a_gpu_without_a_time_trains_nnunets_thousand_epochs():
     assert compute_of(Budget()).steps(_work(1e12)) == math.inf
-    assert _recipe(Budget(), 1e12) == TrainingPlan()
+    assert _recipe(Budget(), 1e12) == TrainingPlan(first_bias="frequencies")
 
 
 def test_a_step_is_arithmetic_traffic_and_overhead():
@@ -76,7 +76,7 @@ def test_a_cpu_without_a_time_is_planned_for_a_day():
     recipe = _recipe(day, 3e12)
     assert recipe.seconds is None
     assert recipe.epochs * recipe.iterations == pytest.approx(STEPPING_SHARE * 86400 / 3, rel=0.05)
-    assert _recipe(day, 3e10) == TrainingPlan()
+    assert _recipe(day, 3e10) == TrainingPlan(first_bias="frequencies")
     between = _recipe(day, 6e11)
     assert (between.optimizer, between.epochs) == ("sgd", int(STEPPING_SHARE * 86400 / 0.6 / 250))
 

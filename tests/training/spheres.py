@@ -34,6 +34,7 @@ TRAINING = TrainingPlan(
     schedule="cosine",
     warmup=0.1,
     ema_decay=0.9,
+    first_bias="frequencies",
 )
 
 

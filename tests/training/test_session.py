@@ -18,6 +18,7 @@ from spheres import TRAINING, Spheres, sit
 
 from autoseg3d.errors import InterruptedByUserError, ModelError, StorageError, UsageError
 from autoseg3d.training import log
+from autoseg3d.training.first_bias import PATCHES
 from autoseg3d.training.options import TrainOptions
 from autoseg3d.training.state import State, load_state
 from planners.plan import TrainingPlan
@@ -141,11 +142,11 @@ def test_sigterm_saves_and_the_run_goes_on(tmp_path: Path, uninterrupted: Path) 
 
 
 class _Alarming(Spheres):
-    """Sends SIGINT to this process when it is read for the n-th time: anywhere in the loop, also in validation."""
+    """Sends SIGINT to this process when it is read for the n-th time once the first bias is known: in the loop, also in validation."""
 
     def __init__(self, n: int) -> None:
         super().__init__()
-        self._left = n
+        self._left = n + PATCHES
 
     def read(self, *arguments: Any) -> tuple[np.ndarray, np.ndarray]:
         self._left -= 1
