@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from planners.explain import bytes_text, duration_text, triple_text
 from planners.forecast import Forecast
-from planners.plan import Configuration, Plan
+from planners.plan import AugmentationPlan, Configuration, Plan
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,14 @@ def _configuration(plan: Plan, name: str, made: Configuration) -> tuple[Line, ..
         ("blocks", "network.stages.blocks", _list(stage.blocks for stage in stages)),
         ("kernels", "network.stages.kernel", _list("".join(map(str, stage.kernel)) for stage in stages)),
         ("strides", "network.stages.stride", _list("".join(map(str, stage.stride)) for stage in stages)),
+        ("augmentation", "augmentation", _turns(made.augmentation)),
         ("previous stage", "previous_stage", made.previous_stage or ""),
     )
     return tuple(Line(label, value, _why(plan, f"configurations.{name}.{field}")) for label, field, value in table if value)
+
+
+def _turns(plan: AugmentationPlan) -> str:
+    return f"turns of up to {max(plan.rotation_degrees):g}° in {plan.rotation_probability:.0%} of the patches"
 
 
 def _training(plan: Plan) -> tuple[Line, ...]:
@@ -73,6 +78,7 @@ def _training(plan: Plan) -> tuple[Line, ...]:
         ("epochs", "epochs", f"{recipe.epochs} of {recipe.iterations} iterations"),
         ("time", "seconds", f"{recipe.seconds / 60:g} min per fold" if recipe.seconds else "as long as the epochs take"),
         ("optimiser", "optimizer", f"{recipe.optimizer}, learning rate {recipe.learning_rate:g}, {recipe.schedule}"),
+        ("first bias", "first_bias", recipe.first_bias),
         ("averaged weights", "ema_decay", f"decay {recipe.ema_decay:g}" if recipe.ema_decay else "no"),
     )
     return tuple(Line(label, value, _why(plan, f"training.{field}")) for label, field, value in table)

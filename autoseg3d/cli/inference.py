@@ -33,7 +33,10 @@ def predict(
     ] = None,
     mirror: Annotated[
         bool | None,
-        typer.Option("--mirror/--no-mirror", help="Average over mirrored copies: better, and up to eight times slower. Default: yes."),
+        typer.Option(
+            "--mirror/--no-mirror",
+            help="Average over mirrored copies, along the axes the model was trained to flip: up to eight times slower. Default: yes.",
+        ),
     ] = None,
     step: Annotated[
         float | None, typer.Option(min=0.1, max=1.0, help="Distance between windows as a share of their size. Default: 0.5.")

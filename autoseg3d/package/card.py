@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -71,9 +71,16 @@ def _model(plan: Plan, manifest: Manifest) -> Rows:
         ("dataset", plan.dataset_name),
         ("segments", ", ".join(label.name for label in plan.labels.labels) + overlapping),
         ("planner", f"{plan.planner}, orientation {plan.orientation}"),
+        ("mirrored copies", _copies(plan.mirror_axes)),
         ("made with", f"autoseg3d {manifest.software_version}"),
         ("licence", manifest.licence or "none stated: ask its makers before using it"),
     ]
+
+
+def _copies(axes: Sequence[int]) -> str:
+    if not axes:
+        return "none: it was trained without flips"
+    return f"{2 ** len(axes)}, flipped along axes {', '.join(map(str, axes))} of the network"
 
 
 def _training_data(plan: Plan, fingerprint: Fingerprint) -> Rows:
