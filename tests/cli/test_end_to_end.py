@@ -57,8 +57,10 @@ def test_a_plan_leaves_its_four_files(trained: Path) -> None:
     assert network["stages"][0]["features"] == 8
 
 
-def test_left_and_right_switch_mirroring_off(trained: Path) -> None:
-    assert len(json.loads((trained / "plan.json").read_text())["mirror_axes"]) == 2
+def test_short_runs_do_not_flip_and_long_ones_not_left_into_right(raw: Path, trained: Path) -> None:
+    assert json.loads((trained / "plan.json").read_text())["mirror_axes"] == []
+    run("plan", raw, "--run", raw.parent / "long", "--hours", 5000)
+    assert json.loads((raw.parent / "long" / "plan.json").read_text())["mirror_axes"] == [0, 1]
 
 
 def test_training_leaves_a_model_curves_and_scores(trained: Path) -> None:
