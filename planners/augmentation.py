@@ -15,7 +15,6 @@ from planners.contract import Triple
 from planners.explain import Choice
 from planners.fingerprint import Fingerprint
 from planners.plan import AugmentationPlan, TrainingPlan
-from planners.schedule import LONG_STEPS
 from planners.spacing import Grid
 from planners.topology import Topology
 
@@ -35,10 +34,7 @@ def data_passes(steps: float, *, batch: int, topology: Topology, grid: Grid) -> 
     """How often so many steps show each training case: patches drawn, times what share of a case a patch shows.
 
     For volumes at least the share of patches that are placed on foreground counts: what is to be learnt is shown so often.
-    Infinite for a long run, which takes the published recipe whole, augmentation included.
     """
-    if steps >= LONG_STEPS:
-        return math.inf
     median = float(np.prod(grid.median_shape))
     share = min(1.0, topology.voxels / median)
     if len(grid.spacing) == 3:
@@ -80,7 +76,8 @@ def flips(allowed: Choice[tuple[int, ...]], *, passes: float, fingerprint: Finge
         return allowed
     reason = (
         f"each case is shown about {passes:.3g} times (flips pay from {FLIP_PASSES:.0f}): arrays all lie the same way, and a network that "
-        "need not learn flips learns anatomy sooner, and predicts without mirrored copies, up to eight times as fast"
+        "need not learn flips learns anatomy sooner, and predicts without mirrored copies, up to eight times as fast; "
+        f"shown more often: {allowed.rule}"
     )
     return Choice((), "no flips in short runs", reason)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from planners.assembly import CASCADE, Draft, by_user
@@ -11,7 +12,7 @@ from planners.families import lift
 from planners.fitting import Fitted, Trace, Wish, fit, outline
 from planners.memory import BATCH_SHARE, LEAST_BATCH, batch_cap
 from planners.overrides import Overrides
-from planners.schedule import Compute
+from planners.schedule import LONG_STEPS, Compute
 from planners.selection import Selected, why_selected, wish_of
 from planners.spacing import Grid, Spacing
 from planners.topology import Topology
@@ -91,8 +92,15 @@ class TracingDrafter:
             why_spacing=why_spacing,
             why_patch=by_user(fitted.topology) if fixed.patch_size is not None else self._why_patch(grid, fitted),
             why_batch=by_user(fitted.batch) if fixed.batch_size is not None else self._why_batch(grid, fitted),
-            steps=self.compute.steps(fitted.cost.work),
+            steps=self.steps(fitted),
         )
+
+    def steps(self, fitted: Fitted) -> float:
+        """Steps of a configuration by which it is augmented: no limit in a long run, whose published recipe is taken whole.
+
+        Whether a run is long is told by the main configuration, as the recipe is.
+        """
+        return math.inf if self.selected.steps >= LONG_STEPS else self.compute.steps(fitted.cost.work)
 
     def patch_voxels(self, name: str, grid: Grid) -> int | None:
         """Voxels of the patch, by the gauge alone."""

@@ -95,6 +95,6 @@ def plan_by_cost(
     # The recipe follows from the steps that fit; so do flips, which leave out the left-right axis where labels have sides.
     fitted, width = selected.fitted, selected.rung.family.base
     recipe = training(compute, fitted.cost.work, ledger, features=width)
-    passes = data_passes(selected.steps, batch=fitted.batch, topology=fitted.topology, grid=grid)
+    passes = data_passes(drafter.steps(fitted), batch=fitted.batch, topology=fitted.topology, grid=grid)
     axes = ledger.take("mirror_axes", flips(mirror_axes(fingerprint, dataset.axis_order), passes=passes, fingerprint=fingerprint))
     return finish(planner, dataset, configurations, ledger, training=recipe, mirror_axes=axes)

@@ -80,7 +80,7 @@ def _model(plan: Plan, manifest: Manifest) -> Rows:
 def _copies(axes: Sequence[int]) -> str:
     if not axes:
         return "none: it was trained without flips"
-    return f"{2 ** len(axes)}, flipped along axes {', '.join(map(str, axes))} of the network"
+    return f"flipped along network axes {', '.join(map(str, axes))} and their combinations"
 
 
 def _training_data(plan: Plan, fingerprint: Fingerprint) -> Rows:

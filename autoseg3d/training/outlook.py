@@ -27,7 +27,7 @@ _LONG_STEP_SECONDS, _SHORT_STEP_SECONDS = 8.0, 1.0
 _FEWEST_STEPS, _FEW_STEPS = 3, 100
 # The recipe of long runs is spoken of where less than this share of the steps it is chosen for fits into the time.
 _HASTY = 0.5
-_REPLAN = "Plan with the time at hand (autoseg3d plan RAW --run NEW --minutes N): that takes a smaller network and a faster recipe"
+_REPLAN = "The planner standard, told the time (autoseg3d plan RAW --run NEW --minutes N), chooses a network and a recipe for it"
 # What may come on top is said from this share of the whole on.
 _WORTH_SAYING = 0.1
 
@@ -159,8 +159,8 @@ def check_time(training: TrainingPlan, outlook: Outlook) -> str | None:
         remedy = "Give more time, or plan with it (autoseg3d plan --minutes), which makes a smaller network"
         wanted = f"{describe(_FEWEST_STEPS * outlook.trial.step_seconds)} or more"
         raise UsageError("too little time to learn anything", field="minutes", wanted=wanted, got=describe(training.seconds), remedy=remedy)
-    why = f", and this recipe was chosen for {LONG_STEPS:,} or more" if hasty else ""
-    return f"Only {outlook.steps:,} steps fit into this time{why}; the result will be poor. {_REPLAN}"
+    fears = f"this recipe was chosen for {LONG_STEPS:,} or more" if hasty else "the result will be poor"
+    return f"Only {outlook.steps:,} steps fit into this time, and {fears}. {_REPLAN}"
 
 
 def check_disk(folder: Path, needed: int) -> None:
