@@ -202,6 +202,14 @@ def lock(folder: Path | str, *, name: str = ".lock", wait_seconds: float = 0.0) 
         file.close()
 
 
+def sweep(*folders: Path) -> None:
+    """Removes the temporary files that killed processes left in these folders; only for who holds the lock of whoever writes there."""
+    for folder in folders:
+        for path in folder.glob(".tmp-*"):
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
 def _taken(path: Path) -> IO[bytes] | None:
     """The open and locked file, None where another process has it, or has removed it between opening and locking."""
     with storage_errors(path):

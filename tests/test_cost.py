@@ -1,6 +1,7 @@
 """Traced costs against real steps: saved tensors, peak memory of a process, and operations counted by hand."""
 
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -280,12 +281,14 @@ PEAKS: list[tuple[str, list[int], Triple, int, bool]] = [
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory can be reset on Linux only")
 def test_peak_memory_of_real_steps(repository_root: Path) -> None:
     paths = json.dumps([str(repository_root), str(repository_root / "tests")])
-    done = subprocess.run([sys.executable, "-c", STEP, paths, json.dumps(PEAKS)], capture_output=True, text=True, check=True)
-    for subject, line in zip(PEAKS, done.stdout.splitlines(), strict=True):
+    done = subprocess.run([sys.executable, "-c", STEP, paths, json.dumps(3 * PEAKS)], capture_output=True, text=True, check=True)
+    peaks = [int(line) for line in done.stdout.splitlines()]
+    # The same step's peak varies by a tenth and more, as its heap happens to be cut up: the median of three is compared.
+    for i, subject in enumerate(PEAKS):
         architecture, features, patch, batch, reduced = subject
         dtype = torch.bfloat16 if reduced else torch.float32
         forecast = cost(network_plan(architecture, features), patch, batch=batch, dtype=dtype).training_bytes / 2**20
-        real = int(line) / 2**20
+        real = statistics.median(peaks[i :: len(PEAKS)]) / 2**20
         assert forecast == pytest.approx(real, rel=0.35), f"{subject}: forecast {forecast:.0f} MiB, real {real:.0f} MiB"
 
 

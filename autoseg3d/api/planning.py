@@ -163,6 +163,7 @@ def _alone_in(run: Path) -> Iterator[None]:
     """
     new = not run.exists()
     with files.lock(run):
+        files.sweep(run)
         try:
             yield
         except (DataError, UsageError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +96,7 @@ def open_metaimage(path: Path, *, geometry: GeometryChoice = "auto") -> Iterator
         return
     with open_payload(data, start=start, compression=_compression(header, data, start)) as payload:
         payload.skip_to(_skip(header, payload, layout.num_bytes))
-        yield payload, layout
+        yield payload, replace(layout, notes=layout.notes + _size_notes(header, data.stat().st_size - start))
 
 
 def _is_text(header: _Header) -> bool:
@@ -141,6 +141,17 @@ def _compression(header: _Header, data: Path, start: int) -> Compression:
     with open(data, "rb") as file:
         file.seek(start)
         return "gzip" if file.read(2) == GZIP_MAGIC else "zlib"
+
+
+def _size_notes(header: _Header, there: int) -> tuple[str, ...]:
+    """What to say of a stated size of the compressed voxels, which some readers believe: where it is wrong, they return noise."""
+    if "CompressedDataSize" not in header.fields or not header.flag("CompressedData"):
+        return ()
+    stated = header.integers("CompressedDataSize", 1)[0]
+    if stated > there:
+        field = "CompressedDataSize"
+        raise ReadError("the file ends too early", file=header.path, field=field, code="E_TRUNCATED", wanted=stated, got=there)
+    return () if stated == there else (f"CompressedDataSize says {stated}, {there} bytes follow the header: all of them were read",)
 
 
 def _skip(header: _Header, payload: Payload, num_bytes: int) -> int:

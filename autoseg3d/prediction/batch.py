@@ -83,8 +83,7 @@ def predict_scans(
     resolved = options.model_copy(update={"device": str(device)})
     keeping = keeping_freed_pages() if device.type == "cpu" else contextlib.nullcontext()
     with files.storage_errors(out), files.lock(out), keeping:
-        for left in out.glob(".tmp-*"):  # of a run that was killed; nobody else writes here while the lock is held
-            left.unlink()
+        files.sweep(out)
         batch = _Batch(members, resolved, out, total=len(scans))
         try:
             batch.run(scans, progress)

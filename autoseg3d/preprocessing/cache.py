@@ -10,7 +10,7 @@ from pathlib import Path
 from autoseg3d import files
 from autoseg3d.errors import LockedError, ReadError
 from autoseg3d.preprocessing.case_file import open_case
-from autoseg3d.preprocessing.preparation import RECIPE_FILE, sweep
+from autoseg3d.preprocessing.preparation import RECIPE_FILE
 from autoseg3d.preprocessing.recipe import Recipe
 
 
@@ -76,7 +76,7 @@ def _empty(entry: Path) -> int:
     for path in sorted(entry.glob("*.safetensors")):
         freed += path.stat().st_size
         path.unlink()
-    sweep(entry)
+    files.sweep(entry)
     # Last, so that what a kill leaves behind is still known as ours and removed the next time.
     (entry / RECIPE_FILE).unlink()
     return freed

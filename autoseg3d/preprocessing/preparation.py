@@ -74,7 +74,7 @@ def prepare(
             files.write_text(target / RECIPE_FILE, made_by.to_json())
             records = _intact(chosen, target)
             missing = [case for case in chosen if case.id not in records]
-            sweep(target)
+            files.sweep(target)
             forecast = _forecast(missing, plan.configurations[configuration], plan, geometry)
             _check_space(target, forecast)
             job = _Job(plan, configuration, geometry, target)
@@ -130,13 +130,6 @@ def _alone(target: Path, total: int, progress: Progress | None) -> Iterator[None
                 if progress is not None:
                     progress("waiting for another process that prepares these cases", 0, total)
         yield
-
-
-def sweep(target: Path) -> None:
-    """Removes temporary files that a killed process left behind; called under the lock only."""
-    for path in target.glob(".tmp-*"):
-        with contextlib.suppress(OSError):
-            path.unlink()
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,9 @@ _DEAD_AFTER_BAD_STEPS = 20
 _DEAD_STEPS, _DEAD_FROM, _HOPELESS_STEPS = 500, 0.25, 100
 # What makes a label hard to learn: fewer patches, voxels, or cases than these.
 _FEW_PATCHES, _FEW_VOXELS, _FEW_CASES = 20.0, 100, 0.1
+# An epoch tells something of a label whose validation patches show at least this share of what a case has of it: that slivers at
+# the edges of patches are missed is no sign of anything.
+_SHOWN = 0.25
 # Only after so many patches centred on a label does it mean anything that a network has not found it.
 _ENOUGH_PATCHES = 200.0
 
@@ -125,7 +128,8 @@ def _standing(log: Sequence[Record], facts: Mapping[str, LabelFacts], batch_size
         rate = f"the learning rate, {last['learning_rate']:.2g} now"
         found["diverging"] = f"the loss is higher than at the start: training diverges. Likely {rate}, is too high"
     for label in last["dice"]:
-        scored = [record for record in log if record["dice"].get(label) is not None]
+        shown = max(1.0, _SHOWN * facts[label].voxels)
+        scored = [record for record in log if record["dice"].get(label) is not None and record["voxels"][label] >= shown]
         scores = [record["dice"][label] for record in scored]
         if stuck := _stuck(scored, label):
             patches = batch_size * last["step"]

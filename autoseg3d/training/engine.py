@@ -337,8 +337,16 @@ def _has_moods(network: nn.Module) -> bool:
 
 
 def pseudo_dice(counts: Tensor, labels: LabelTable) -> dict[str, float | None]:
-    """Dice per label of summed (classes, 3) counts TP, FP, FN; None where a label was neither there nor predicted."""
+    """Dice per label of summed (classes, 3) counts TP, FP, FN; None where no patch shows a label.
+
+    nnU-Net gives such a label 0 where a single voxel of it was predicted, which in short epochs of few patches says nothing.
+    """
     found = {}
     for label, (tp, fp, fn) in zip(labels.labels, counts.tolist(), strict=True):
-        found[label.name] = 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else None
+        found[label.name] = 2 * tp / (2 * tp + fp + fn) if tp + fn else None
     return found
+
+
+def shown_voxels(counts: Tensor, labels: LabelTable) -> dict[str, int]:
+    """How many voxels of each label the patches of summed (classes, 3) counts TP, FP, FN show."""
+    return {label.name: tp + fn for label, (tp, _, fn) in zip(labels.labels, counts.tolist(), strict=True)}

@@ -20,7 +20,7 @@ import autoseg3d
 from autoseg3d.devices import choose_device, training_precision
 from autoseg3d.errors import UsageError
 from autoseg3d.evaluation import Scores, write_scores
-from autoseg3d.files import in_use, lock, read_contract
+from autoseg3d.files import in_use, lock, read_contract, sweep
 from autoseg3d.geometry import Geometry
 from autoseg3d.io import Dataset, GeometryChoice, read_geometry
 from autoseg3d.networks import build
@@ -102,6 +102,8 @@ def train_fold(
         start = find_start(options.start_from, configuration=configuration, fold=fold, dataset_name=plan.dataset_name)
     start_from = None if start is None else start.weights_sha256
     with lock(folder.path) if ranks.leads else contextlib.nullcontext(), Interruption() as interruption:
+        if ranks.leads:
+            sweep(folder.path, folder.validation, folder.pictures)  # the state's folder is swept whenever a state is saved
         result, state = ranks.leader_first(lambda: _entered(folder, options, start_from, split))
         if result is not None:
             watch({"event": "done", "message": f"Fold {fold} of {configuration} is finished already"})

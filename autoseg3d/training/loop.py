@@ -19,7 +19,7 @@ from autoseg3d.errors import StoppedError, StorageError
 from autoseg3d.training import log, plateau
 from autoseg3d.training.alarms import LabelFacts, dead, new_alarms, uninformed_loss
 from autoseg3d.training.curves import Curves
-from autoseg3d.training.engine import Engine, Shares, StepResult, pseudo_dice
+from autoseg3d.training.engine import Engine, Shares, StepResult, pseudo_dice, shown_voxels
 from autoseg3d.training.interruption import Interruption
 from autoseg3d.training.loading import Batches
 from autoseg3d.training.memory import halved, out_of_memory, release
@@ -258,7 +258,7 @@ class Loop:
         self._settle()
         p, now = self.progress, time.perf_counter()
         trained = self._elapsed() - self._epoch_began
-        validation_loss, dice = self._validate()
+        validation_loss, dice, voxels = self._validate()
         self._validation_seconds = self.engine.shares.add("validation", now) - now
         self._agree_on_time()
         scored = [value for value in dice.values() if value is not None]
@@ -272,6 +272,7 @@ class Loop:
             "loss": p.loss_sum / p.counted if p.counted else None,
             "validation_loss": validation_loss,
             "dice": dice,
+            "voxels": voxels,
             "mean_dice": mean,
             "ema_dice": p.ema,
             "best": best,
@@ -306,15 +307,16 @@ class Loop:
         for observer in self.observers:
             observer.epoch(p.log, self.engine)
 
-    def _validate(self) -> tuple[float | None, dict[str, float | None]]:
-        """Loss and pseudo-Dice per label over the next validation batches."""
+    def _validate(self) -> tuple[float | None, dict[str, float | None], dict[str, int]]:
+        """Loss, pseudo-Dice per label and voxels of each label in the patches, over the next validation batches."""
         labels = self.engine.labels
         if not self.progress.validation_iterations:
-            return None, {label.name: None for label in labels.labels}
+            return None, {label.name: None for label in labels.labels}, {label.name: 0 for label in labels.labels}
         series = range(self.progress.validation_iterations)
         losses, counts = zip(*(self.engine.evaluate(*self.validation.next(self.interruption.check)) for _ in series), strict=True)
         mean = statistics.fmean(float(loss) for loss in losses)
-        return (mean if mean - mean == 0 else None), pseudo_dice(torch.stack(counts).sum(0).cpu(), labels)
+        summed = torch.stack(counts).sum(0).cpu()
+        return (mean if mean - mean == 0 else None), pseudo_dice(summed, labels), shown_voxels(summed, labels)
 
     def _follow(self, mean: float | None) -> bool:
         """Moves the average of the pseudo-Dice and keeps the weights where it has never been higher."""

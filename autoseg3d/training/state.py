@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from autoseg3d.errors import Autoseg3dError, ModelError, ReadError
-from autoseg3d.files import read_json, replacing, sha256, write_text
+from autoseg3d.files import read_json, replacing, sha256, sweep, write_text
 from planners.contract import Contract, readable_json
 from planners.plan import TrainingPlan
 
@@ -203,7 +203,8 @@ def _number(path: Path) -> int:
 def _remove_older(folder: Path, *, keep: int) -> None:
     """Records go before their tensors, so that a kill in between leaves no record without tensors."""
     kept = {path.stem for path in sorted(_records(folder), key=_number)[-keep:]}
-    for pattern in ("state-*.json", "state-*.safetensors", ".tmp-*"):
+    for pattern in ("state-*.json", "state-*.safetensors"):
         for path in folder.glob(pattern):
             if path.stem not in kept:
                 path.unlink(missing_ok=True)
+    sweep(folder)

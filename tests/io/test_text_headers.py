@@ -65,6 +65,21 @@ def test_truncation_and_damage(
     assert _code(make(path, volume, data=little * 2)) == "E_DIM"
 
 
+def test_a_stated_size_of_compressed_voxels_that_is_wrong_never_passes_in_silence(tmp_path: Path, volume: np.ndarray) -> None:
+    whole = zlib.compress(volume.astype("<i2").tobytes())
+
+    def stating(size: object) -> Path:
+        return meta(tmp_path / "a.mha", volume, data=whole, CompressedData="True", CompressedDataSize=str(size))
+
+    assert read_volume(stating(len(whole))).notes == ()
+    for smaller in (0, len(whole) - 1):
+        read = read_volume(stating(smaller))
+        assert np.array_equal(read.array, volume)
+        assert f"CompressedDataSize says {smaller}" in read.notes[0]
+    assert _code(stating(len(whole) + 1)) == "E_TRUNCATED"
+    assert [_code(stating(size)) for size in ("1e-30", "many", "nan", "")] == ["E_HEADER"] * 4
+
+
 def test_a_header_that_promises_more_than_bzip2_holds_allocates_nothing(tmp_path: Path, volume: np.ndarray) -> None:
     packed = bz2.compress(bytes(10_000_000))
     tracemalloc.start()

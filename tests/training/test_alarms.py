@@ -25,6 +25,7 @@ def log(*dice: float | None, loss: list[float | None] | None = None, skipped: in
     return [
         {
             "dice": {"organ": value, "other": 0.5},
+            "voxels": {"organ": 4000, "other": 4000},
             "loss": losses[i],
             "skipped": skipped,
             "position": 0.05 * (i + 1),
@@ -92,6 +93,17 @@ def test_the_facts_of_labels_come_from_the_training_cases_alone() -> None:
 
 def test_a_label_that_validation_never_showed_is_not_stuck() -> None:
     assert new_alarms(log(*[None] * 6)) == []
+
+
+def test_slivers_at_the_edges_of_patches_say_nothing_of_a_label() -> None:
+    def slivers(records: list[dict[str, Any]], shown: int) -> list[dict[str, Any]]:
+        return [{**record, "voxels": {"organ": shown, "other": 4000}} for record in records]
+
+    found, missed = log(0.2, 0.9, 0.9), log(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    quarter = PLENTY.voxels // 4
+    assert new_alarms([*found, *slivers(missed[:3], quarter - 1)]) == []
+    assert "fell from Dice 0.90" in new_alarms([*found, *slivers(missed[:3], quarter)])[0]
+    assert new_alarms(slivers(missed, quarter - 1)) == []
 
 
 def test_a_lost_label_and_divergence_are_told() -> None:

@@ -9,7 +9,7 @@ from spheres import Spheres, plan
 from autoseg3d.errors import StoppedError, StorageError, UsageError
 from autoseg3d.patches import PatchSource
 from autoseg3d.training.curves import draw_curves
-from autoseg3d.training.engine import Engine, pseudo_dice
+from autoseg3d.training.engine import Engine, pseudo_dice, shown_voxels
 from autoseg3d.training.loading import Batch, Batches
 from autoseg3d.training.memory import memory_errors
 from autoseg3d.training.outlook import (
@@ -125,9 +125,10 @@ def test_bfloat16_learns_like_float32(batch: Batch) -> None:
 
 
 def test_pseudo_dice_by_hand() -> None:
-    labels = label_table({"background": 0, "a": 1, "b": 2, "c": 3})
-    counts = torch.tensor([[6, 2, 2], [0, 0, 5], [0, 0, 0]])
-    assert pseudo_dice(counts, labels) == {"a": 0.75, "b": 0.0, "c": None}
+    labels = label_table({"background": 0, "a": 1, "b": 2, "c": 3, "only predicted": 4})
+    counts = torch.tensor([[6, 2, 2], [0, 0, 5], [0, 0, 0], [0, 9, 0]])
+    assert pseudo_dice(counts, labels) == {"a": 0.75, "b": 0.0, "c": None, "only predicted": None}
+    assert shown_voxels(counts, labels) == {"a": 8, "b": 5, "c": 0, "only predicted": 0}
 
 
 def test_a_trial_step_leaves_no_trace(batch: Batch) -> None:

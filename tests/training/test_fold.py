@@ -88,11 +88,14 @@ def test_interrupted_while_validating_it_goes_on_there(run: Run) -> None:
     folder = run[0] / "folds" / "3d_fullres" / "fold_0"
     (written,) = (folder / "validation").glob("*.nii.gz")
     before = written.stat().st_mtime_ns
+    for left in (folder, folder / "validation"):
+        (left / ".tmp-left-by-a-kill.nii.gz").write_bytes(b"x")
     events: list[dict[str, Any]] = []
     result = train(run, mode="resume", watch=events.append)
     assert result.cases == 2
     assert written.stat().st_mtime_ns == before
     assert not any(event["event"] == "epoch" for event in events)
+    assert not list(folder.rglob(".tmp-*"))
 
 
 def test_folds_and_a_model_of_all_cases_lie_side_by_side(run: Run) -> None:
