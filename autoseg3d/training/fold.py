@@ -106,6 +106,8 @@ def train_fold(
             sweep(folder.path, folder.validation, folder.pictures)  # the state's folder is swept whenever a state is saved
         result, state = ranks.leader_first(lambda: _entered(folder, options, start_from, split))
         if result is not None:
+            if ranks.leads:
+                forget_older(folder.state)  # left where the very last call of the run before failed
             watch({"event": "done", "message": f"Fold {fold} of {configuration} is finished already"})
             return result
         if state is None:

@@ -68,7 +68,10 @@ def test_a_finished_fold_is_left_alone_or_made_longer(run: Run) -> None:
     manifest = sha256(run[0] / "model" / "manifest.json")
     with pytest.raises(UsageError, match="finished already"):
         train(run, iterations=4, epochs=1)
+    older = run[0] / "folds" / "3d_fullres" / "fold_0" / "state" / "state-00000000.json"
+    older.write_text("left where the run before ended between its result and its tidying up")
     assert train(run, mode="resume") == first
+    assert not older.exists()
     assert train(run, mode="resume", iterations=4, epochs=1) == first
     assert sha256(run[0] / "model" / "manifest.json") == manifest
     with pytest.raises(UsageError, match="can be made longer"):
