@@ -14,12 +14,16 @@ from torch import Tensor
 
 from autoseg3d.errors import ModelError
 
-# Numbers that nnU-Net's logger leaves in a checkpoint; all of them plain data. Older numpy filed them under numpy.core.
+# Numbers that nnU-Net's logger leaves in a checkpoint; all of them plain data. numpy before 2 files them under numpy.core, numpy from 2
+# on under numpy._core; a checkpoint may come from either.
 _KINDS = ("Float16", "Float32", "Float64", "Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64", "Bool")
 _NUMBERS = [np.dtype, np.ndarray, *(getattr(np.dtypes, f"{kind}DType") for kind in _KINDS)]
 _SCALAR, _ARRAY = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
-_PLAIN_DATA: list[Any] = [*_NUMBERS, _SCALAR, _ARRAY]
-_PLAIN_DATA += [(_SCALAR, "numpy.core.multiarray.scalar"), (_ARRAY, "numpy.core.multiarray._reconstruct")]
+_PLAIN_DATA: list[Any] = list(_NUMBERS)
+for _core in ("numpy.core", "numpy._core"):
+    _PLAIN_DATA += [(_SCALAR, f"{_core}.multiarray.scalar"), (_ARRAY, f"{_core}.multiarray._reconstruct")]
+# How torch's loader names what a file asks for.
+_ASKED_FOR = re.compile(r"GLOBAL (\S+)")
 
 # nnU-Net's name (without prefixes and copies) to ours, first match wins.
 _NAMES = (
@@ -48,7 +52,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         with torch.serialization.safe_globals(_PLAIN_DATA):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for files that are broken or hold more than data
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        reason = _reason(error)
         remedy = "Export the model anew from nnU-Net; files that hold code are never loaded"
         raise ModelError(f"cannot be read as plain data: {reason}", code="E_CHECKPOINT", file=path, remedy=remedy) from error
     if not isinstance(content, Mapping) or not isinstance(content.get("network_weights"), Mapping):
@@ -61,6 +65,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
         mirror_axes=None if axes is None else tuple(int(axis) for axis in axes),
         configuration=configuration if isinstance(configuration, str) else None,
     )
+
+
+def _reason(error: Exception) -> str:
+    """Why a file was refused. torch's own words are not repeated where they tell how to load it nevertheless."""
+    if found := _ASKED_FOR.search(str(error)):
+        return f"it asks for {found.group(1)[:100]}"
+    if "weights_only" in str(error):
+        return "it is damaged, or was not written by PyTorch"
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
 def renamed(weights: Mapping[str, Any], *, file: Path) -> dict[str, Tensor]:

@@ -182,7 +182,7 @@ def _write_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
         save_file(tensors, path)
     except SafetensorError as error:
         # safetensors tells of a full disk in words only; given its number back, it is named like any other.
-        if number := re.search(r"os error (\d+)", str(error)):
+        if number := re.search(r"(?:os error|Os \{ code:) (\d+)", str(error)):
             raise OSError(int(number.group(1)), str(error)) from error
         raise
 

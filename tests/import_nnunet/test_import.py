@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,6 +20,7 @@ from autoseg3d import networks
 from autoseg3d.errors import ModelError
 from autoseg3d.import_nnunet import import_nnunet
 from autoseg3d.import_nnunet import plans as translation
+from autoseg3d.import_nnunet.checkpoints import read_checkpoint
 from autoseg3d.package import open_package
 from planners.plan import NetworkPlan, Stage
 
@@ -201,9 +203,27 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     model = write_model(tmp_path, plans_json=plans({"3d_fullres": configuration()}), name="3d_fullres", weights={"fold_0": {}})
     torch.save({"network_weights": {}, "evil": _Evil()}, model / "fold_0" / "checkpoint_final.pth")
-    with pytest.raises(ModelError, match="E_CHECKPOINT"):
+    with pytest.raises(ModelError, match=r"E_CHECKPOINT.*it asks for \w+\.mkdir") as caught:
         import_nnunet(model, tmp_path / "out.a3d")
+    assert "weights_only" not in str(caught.value)
     assert not (tmp_path / "executed").exists()
+    (model / "fold_0" / "checkpoint_final.pth").write_bytes(b"neither a zip nor a pickle")
+    with pytest.raises(ModelError, match=r"E_CHECKPOINT.*damaged"):
+        import_nnunet(model, tmp_path / "out.a3d")
+
+
+@pytest.mark.parametrize("core", ["numpy.core", "numpy._core"])
+def test_numbers_of_older_and_newer_numpy_are_plain_data(tmp_path: Path, core: str) -> None:
+    path, other = tmp_path / "a.pth", tmp_path / "b.pth"
+    content = {"network_weights": {}, "logging": {"dice": [np.float64(0.5), np.float32(0.25)], "all": np.arange(3)}}
+    torch.save(content, path)
+    with zipfile.ZipFile(path) as theirs, zipfile.ZipFile(other, "w", zipfile.ZIP_STORED) as changed:
+        for name in theirs.namelist():
+            data = theirs.read(name)
+            for module in (b"numpy._core.", b"numpy.core."):
+                data = data.replace(b"c" + module, b"c" + core.encode() + b".")
+            changed.writestr(name, data)
+    assert read_checkpoint(other).weights == {}
 
 
 @pytest.mark.parametrize("spoil", ["missing", "extra", "shape"])
