@@ -24,7 +24,8 @@ def signed_rank_p(a: np.ndarray, b: np.ndarray) -> float | None:
     beyond = 1 + np.abs(differences[np.isfinite(differences)]).max(initial=0.0)
     differences = np.clip(differences, -beyond, beyond)
     if len(differences) > _EXACT_UP_TO:
-        return float(wilcoxon(differences, method="asymptotic").pvalue)
+        # With so many pairs the normal approximation, which is named otherwise in older versions of scipy.
+        return float(wilcoxon(differences, method="auto").pvalue)
     return _exact_p(np.round(2 * rankdata(np.abs(differences))).astype(int), differences > 0)
 
 

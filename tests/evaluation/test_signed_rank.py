@@ -27,7 +27,7 @@ def test_the_exact_test_is_that_of_all_sign_patterns_also_with_ties(count: int) 
 @pytest.mark.parametrize("count", [20, 50, 80])
 def test_the_test_is_that_of_scipy_without_ties(count: int) -> None:
     values = np.random.default_rng(count).normal(0.2, 1, (count, 2))
-    method = "exact" if count <= 50 else "auto"  # which is the normal approximation, under its old name and its new one
+    method = "exact" if count <= 50 else "auto"  # the normal approximation, whatever its name
     assert signed_rank_p(values[:, 0], values[:, 1]) == pytest.approx(wilcoxon(values[:, 0], values[:, 1], method=method).pvalue)
 
 

@@ -223,9 +223,8 @@ def test_a_timed_run_keeps_its_time_over_a_break(tmp_path: Path) -> None:
         sit(tmp_path, training=training, watch=watch)
     before = state_of(tmp_path).record.progress
     assert 1.2 < before["elapsed"] < 2.5
-    began = time.monotonic()
     session = sit(tmp_path, training=training)
-    assert time.monotonic() - began < 3.5
+    # Of both sittings together: had the second one begun its three seconds anew, there would be more than four.
     assert session.progress.elapsed == pytest.approx(3.0, abs=0.4)
     rates = [record["learning_rate"] for record in session.progress.log]
     assert rates[: len(before["log"])] == [record["learning_rate"] for record in before["log"]]
