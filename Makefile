@@ -24,7 +24,7 @@ types: $(VENV)/installed
 	$(BIN)/mypy
 
 test: lint types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # The 3D viewer of reports, from npm with its lock file; without it reports have pictures only.
 viewer:

@@ -1,9 +1,13 @@
 """Fixtures for all tests. Real datasets lie beside the repository on the builders' machines; elsewhere their tests skip."""
 
+import os
 import signal
 from pathlib import Path
 
 import pytest
+
+# Before torch is loaded: a process forked from one whose threads have computed hangs when it computes, and tests fork.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -12,7 +12,7 @@ import numpy as np
 from autoseg3d.errors import GeometryError, ReadError
 from autoseg3d.io.grids import checked, from_lps, positive
 from autoseg3d.io.nifti_forms import GeometryChoice
-from autoseg3d.io.payload import GZIP_MAGIC, Compression, Payload, beside, open_payload
+from autoseg3d.io.payload import GZIP_MAGIC, Compression, Payload, beside, open_payload, truncated
 from autoseg3d.io.text_voxels import open_text
 from autoseg3d.io.voxels import Layout
 
@@ -149,8 +149,7 @@ def _size_notes(header: _Header, there: int) -> tuple[str, ...]:
         return ()
     stated = header.integers("CompressedDataSize", 1)[0]
     if stated > there:
-        field = "CompressedDataSize"
-        raise ReadError("the file ends too early", file=header.path, field=field, code="E_TRUNCATED", wanted=stated, got=there)
+        raise truncated(header.path, wanted=stated, got=there)
     return () if stated == there else (f"CompressedDataSize says {stated}, {there} bytes follow the header: all of them were read",)
 
 

@@ -103,7 +103,7 @@ class Progress(BaseModel):
 class StateRecord(Contract):
     """The JSON half of a saved state."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     phase: Literal["training", "trained"]
     identity: Identity
     environment: Environment
