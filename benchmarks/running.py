@@ -23,33 +23,38 @@ KEEP_PAGES = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000",
 
 @dataclass(frozen=True)
 class Run:
-    """One command: seconds on the clock, seconds of processor time, largest memory (PSS of the tree) in GiB."""
+    """One command: seconds on the clock, seconds of processor time, largest memory (PSS of the tree) in GiB.
+
+    stopped  it took more memory than it was granted and was killed, so all three say how far it had come
+    """
 
     wall: float
     cpu: float
     peak: float
+    stopped: bool = False
 
 
-def run(command: Sequence[str], *, environment: Mapping[str, str] | None = None) -> Run:
-    """Runs a command to its end. Raises RuntimeError with its last words where it fails."""
+def run(command: Sequence[str], *, environment: Mapping[str, str] | None = None, most_gib: float | None = None) -> Run:
+    """Runs a command to its end, or until it holds more than `most_gib`. Raises RuntimeError with its last words where it fails."""
     before, begun = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, stdout=said, stderr=said, env={**os.environ, **(environment or {})})
-        watch = _Watch(process.pid)
+        watch = _Watch(process.pid, most_gib)
         code = process.wait()
         wall, peak = time.perf_counter() - begun, watch.stop()
         said.seek(0)
-        if code != 0:
+        if code != 0 and not watch.killed:
             raise RuntimeError(f"{command[0]} left with {code}: {said.read()[-3000:].decode(errors='replace')}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return Run(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, peak)
+    return Run(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, peak, watch.killed)
 
 
 class _Watch:
     """Looks at the memory of a process tree once a second: looking takes time itself."""
 
-    def __init__(self, pid: int) -> None:
-        self._pid, self._largest, self._done = pid, 0, threading.Event()
+    def __init__(self, pid: int, most_gib: float | None) -> None:
+        self._pid, self._most, self._largest, self._done = pid, most_gib, 0, threading.Event()
+        self.killed = False
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
 
@@ -57,8 +62,12 @@ class _Watch:
         while not self._done.wait(1.0):
             try:
                 root = psutil.Process(self._pid)
-                total = sum(_shared_out(process) for process in (root, *root.children(recursive=True)))
-                self._largest = max(self._largest, total)
+                tree = (root, *root.children(recursive=True))
+                self._largest = max(self._largest, sum(_shared_out(process) for process in tree))
+                if self._most is not None and self._largest > self._most * 2**30:
+                    self.killed = True
+                    for process in tree:
+                        process.kill()
             except psutil.Error:
                 continue
 
