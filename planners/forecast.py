@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from planners.budget import Budget, CostFunction, NetworkCost
 from planners.contract import Triple
 from planners.epochs import EpochLength, RunLength, epoch_length, run_length
 from planners.fingerprint import Fingerprint
+from planners.parts import patches_at_once
 from planners.plan import Configuration, Plan
 from planners.schedule import LOOP_SHARE, compute_of
 from planners.spacing import Shapes, resampled_shapes
@@ -34,7 +36,8 @@ class Forecast:
     run            the training loop of one fold
     cases_seconds  validation of the fold's held-out cases after it
     folds          folds there will be
-    cost           of the network, as traced
+    cost           of the network, as traced; its bytes are those of the patches that a step works on at once
+    at_once        that many
     cache_bytes    prepared cases on disk
     limited        whether the plan's time ends the loop
     speed          what the times follow from
@@ -47,6 +50,7 @@ class Forecast:
     cases_seconds: float
     folds: int
     cost: NetworkCost
+    at_once: int
     cache_bytes: int
     limited: bool
     speed: Speed
@@ -72,15 +76,19 @@ def forecast(
     speed, dataset = compute_of(budget).speed, _Dataset(fingerprint, windows, folds)
     found = []
     for name, made in plan.configurations.items():
-        traced = cost(
+        traced = partial(
+            cost,
             made.network,
             patch_size=made.patch_size,
-            batch_size=made.batch_size,
             in_channels=plan.in_channels(name),
             num_classes=plan.labels.num_classes,
             device=budget.device,
         )
-        found.append(_configuration(name, plan, dataset, traced, speed))
+        coupled = made.batch_dice or plan.labels.ignore is not None
+        at_once = patches_at_once(made.batch_size, made.patch_size, device=budget.device, coupled=coupled)
+        whole, part = traced(batch_size=made.batch_size), traced(batch_size=at_once)
+        kept = {"kept_bytes": part.kept_bytes, "training_bytes": part.training_bytes}
+        found.append(_configuration(name, plan, dataset, whole.model_copy(update=kept), speed, at_once))
     return tuple(found)
 
 
@@ -93,7 +101,7 @@ class _Dataset:
     folds: int
 
 
-def _configuration(name: str, plan: Plan, dataset: _Dataset, traced: NetworkCost, speed: Speed) -> Forecast:
+def _configuration(name: str, plan: Plan, dataset: _Dataset, traced: NetworkCost, speed: Speed, at_once: int) -> Forecast:
     made, training, step = plan.configurations[name], plan.training, speed.step_seconds(traced.work) / LOOP_SHARE
     validation = step * _PASS_SHARE
     length = epoch_length(training, step_seconds=step, validation_seconds=validation)
@@ -109,6 +117,7 @@ def _configuration(name: str, plan: Plan, dataset: _Dataset, traced: NetworkCost
         cases_seconds=passes * validation / made.batch_size,
         folds=dataset.folds,
         cost=traced,
+        at_once=at_once,
         cache_bytes=_cache_bytes(shapes, dataset.fingerprint),
         limited=training.seconds is not None and run.seconds >= training.seconds,
         speed=speed,

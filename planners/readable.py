@@ -91,8 +91,8 @@ def _forecast(made: Forecast) -> tuple[Line, ...]:
     after = f"then {duration_text(made.cases_seconds)} on held-out cases"
     loop = f"{duration_text(run.seconds)} of training ({ends}; {run.steps} steps), {after}"
     memory = (
-        f"a step as traced: {cost.parameters / 1e6:.3g} million weights with gradients, optimiser and average, "
-        f"{bytes_text(cost.kept_bytes)} kept for the backward pass; the program itself comes on top"
+        f"a step as traced, {made.at_once} of the batch at once: {cost.parameters / 1e6:.3g} million weights with gradients, "
+        f"optimiser and average, {bytes_text(cost.kept_bytes)} kept for the backward pass; the program itself comes on top"
     )
     table = (
         ("a step", duration_text(made.step_seconds), work),

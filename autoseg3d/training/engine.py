@@ -20,6 +20,7 @@ from autoseg3d.training.compiling import Compiled
 from autoseg3d.training.parts import Part, Whole
 from autoseg3d.training.ranks import Ranks
 from planners.labels import LabelTable
+from planners.parts import patches_at_once
 from planners.plan import Plan, TrainingPlan
 
 # Averaged weights follow quickly at first, or they would remember the random start: decay min(d, (1 + n) / (10 + n)).
@@ -82,8 +83,8 @@ class Shares:
 class Engine:
     """A network in training.
 
-    A batch is worked on in parts of `part` samples where it does not fit into memory at once, and every process of several
-    has its own share of each batch. Neither changes a step beyond rounding: gradients add up to those of the whole batch, Dice
+    A batch is worked on in parts of `part` samples, on a CPU as few at once as are no slower (`planners.parts`), and every process
+    of several has its own share of each batch. Neither changes a step beyond rounding: gradients add up to those of the whole batch, Dice
     over the batch included, for which the sums of all parts are found in a forward pass of their own.
 
     Args:
@@ -111,12 +112,13 @@ class Engine:
         self.ranks = ranks or Ranks()
         self.batch_size = chosen.batch_size
         self.share = len(range(self.ranks.rank, chosen.batch_size, self.ranks.count))
-        self.part = self.share
         self.lowered = _LOWERED.get(precision)
         self.network = build(chosen.network, plan.in_channels(configuration), plan.labels.num_classes, seed=seed).to(device)
         self.compiled = Compiled(self.network) if device.type == "cuda" else None
         outputs = len(chosen.network.stages) - 1 if chosen.network.deep_supervision else 1
         self.loss = DeepSupervisionLoss(plan.labels, batch_dice=chosen.batch_dice, num_outputs=outputs)
+        coupled = self.loss.sums_over_batch
+        self.part = patches_at_once(self.share, chosen.patch_size, device=device.type, coupled=coupled)
         self._whole = Whole(self.loss, chosen.batch_size, self.ranks)
         self.optimizer = _optimizer(self.network, training)
         self.average = _frozen_copy(self.network) if training.ema_decay > 0 else None

@@ -161,7 +161,7 @@ class Session:
         precision, ranks = self.environment.precision, self.ranks
         engine = Engine(self.plan, self.configuration, self.training, device=self.device, precision=precision, seed=seed, ranks=ranks)
         # Several processes may have another share each; a part never is more than the share.
-        engine.part = min(self.progress.part or engine.share, engine.share)
+        engine.part = min(self.progress.part or engine.part, engine.share)
         if self.device.type != "cuda":  # steps are short there, and hooks would keep the network from being compiled
             self.interruption.watch(engine.network)
         if self.training.freeze == "encoder":
@@ -213,10 +213,11 @@ class Session:
         return label_facts(self.store, self.split.train, self.plan.labels, foreground_fraction=self.training.foreground_fraction)
 
     def _try(self, training: Batch, validation: Batch) -> Trial:
-        """The trial step, with a batch in parts where it does not fit into memory at once; all processes agree on its times."""
+        """The trial step, with smaller parts of the batch where memory is short; all processes agree on its times."""
         engine = self.engine
+        wanted = engine.part
         engine.part = fitting_part(
-            self.plan, self.configuration, self.training, samples=engine.share, device=self.device, dtype=engine.lowered or torch.float32
+            self.plan, self.configuration, self.training, samples=wanted, device=self.device, dtype=engine.lowered or torch.float32
         )
         while True:
             try:
@@ -230,11 +231,8 @@ class Session:
             engine.part = halved(engine.part)
         if engine.compiled is not None and engine.compiled.fault:
             self._tell("alarm", engine.compiled.fault)
-        if engine.part < engine.share:
-            self._tell(
-                "note",
-                f"A batch does not fit into memory at once: it is worked on in parts of {engine.part}; the results stay the same",
-            )
+        if engine.part < wanted:
+            self._tell("note", f"Memory is short: batches are worked on in parts of {engine.part}; the results stay the same")
         step, validated, exact = self.ranks.leaders(trial.step_seconds, trial.validation_seconds, trial.exact_seconds)
         return Trial(step, validated, exact, trial.memory_bytes)
 

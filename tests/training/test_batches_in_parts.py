@@ -118,6 +118,17 @@ def test_float16_scales_its_loss_and_steps_back_where_a_gradient_overflows(optim
     assert ours.scale.tolist() == [2.0**11, 0]
 
 
+def test_a_processor_works_on_large_patches_one_by_one_where_no_loss_joins_them() -> None:
+    large = plan(TRAINING, patch=80, batch_size=2)
+    joined = large.configurations["3d_fullres"].model_copy(update={"batch_dice": True})
+    ignoring = large.model_copy(update={"labels": IGNORING})
+    parts = [
+        Engine(made, "3d_fullres", TRAINING, device=torch.device("cpu"), precision="fp32", seed=0).part
+        for made in (large, ignoring, large.model_copy(update={"configurations": {"3d_fullres": joined}}))
+    ]
+    assert parts == [1, 2, 2]
+
+
 def test_errors_of_memory_are_told_from_others() -> None:
     with pytest.raises(RuntimeError) as info:
         torch.empty(2**50)
@@ -202,7 +213,7 @@ def step(name, size, limit=None):
     def watch(event):
         print(event.get("message", ""), flush=True)
         taken.append(process.memory_info().vms)
-    sit(folder / name, training=training, watch=watch, made=plan(training, patch=64, batch_size=size))
+    sit(folder / name, training=training, watch=watch, made=plan(training, patch=60, batch_size=size))
 
 # oneDNN never again makes code in a thread in which it once found no room for it, so it makes all of it first.
 for size in (1, 2, 4):
