@@ -6,7 +6,7 @@ import math
 
 from planners.contract import Triple
 
-# Below this many voxels at once convolutions of deep layers have too little to do: measured on two kinds of networks
+# Below this many voxels at once convolutions of deep layers have too little to do: measured on U-Nets of several widths
 # (docs/decisions/batches-in-parts.md). At and above it parts are as fast as the whole batch or faster.
 PART_VOXELS = 500_000
 
