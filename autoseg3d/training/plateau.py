@@ -6,9 +6,9 @@ that is done (Hägele et al. 2024, arXiv 2405.18392: such a cooldown reaches wha
 
 The forecast fits mean Dice = a - b·step^-c to the validation of the epochs. The exponent is not chosen: each of a few is
 fitted and counts by its evidence, so what they disagree on becomes uncertainty. Where "as expected plus one standard
-deviation" of half as many steps again stays below half a point of Dice, which is less than a change of the seed makes,
-and has done so for a tenth of the epochs, the fall begins; labels that are hardly found yet are waited for. The curve
-comes from patches of held-out cases, so the moment of stopping has seen them. The weights kept are always the last ones.
+deviation" of as many steps again stays below half a point of Dice, about what a change of the seed makes, and has done
+so for a tenth of the epochs, the fall begins; labels that are hardly found yet are waited for. The curve comes from
+patches of held-out cases, so the moment of stopping has seen them. The weights kept are always the last ones.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from autoseg3d.training.state import Progress
 from planners.plan import TrainingPlan
 
 FALL_SHARE = 0.2
-HORIZON_SHARE = 0.5
+HORIZON_SHARE = 1.0
 WORTHWHILE_DICE = 0.005
 # Asked after every epoch, a forecast would be unlucky sooner or later, so it must be the same for some epochs.
-_FEWEST_EPOCHS, _FEWEST_STILL = 10, 3
+_FEWEST_EPOCHS, _FEWEST_STILL = 20, 3
 # A label below this Dice is not learnt yet, and is waited for this many steps.
 _FOUND_DICE, _PATIENCE_STEPS = 0.2, 10_000
 # The beginning of a curve, where labels are found one after the other, follows another law.
@@ -75,7 +75,7 @@ def _unlearnt(log: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def forecast(log: Sequence[Mapping[str, Any]]) -> Forecast | None:
-    """What half as many steps again would add, from one attempt's log; None where there are too few epochs to tell."""
+    """What as many steps again would add, from one attempt's log; None where there are too few epochs to tell."""
     scored = [(record["step"], record["mean_dice"]) for record in log if record["mean_dice"] is not None]
     if len(scored) < _FEWEST_EPOCHS:
         return None
