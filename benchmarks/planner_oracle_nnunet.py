@@ -58,7 +58,6 @@ def planned(name: str, planner: str) -> dict[str, Any]:
     """nnU-Net's answer to one dataset."""
     made, options = PLANNERS[planner]
     plans = made(name, **options).plan_experiment()
-    plans = json.loads(next((work / "preprocessed" / name).glob("*Plans.json")).read_text()) if plans is None else plans
     return {
         "transpose_forward": [int(axis) for axis in plans["transpose_forward"]],
         "configurations": {configuration: fields(given) for configuration, given in plans["configurations"].items()},
