@@ -6,8 +6,8 @@ import math
 
 from planners.contract import Triple
 
-# Below this many voxels at once convolutions of deep layers have too little to do: measured on U-Nets of several widths
-# (docs/decisions/batches-in-parts.md). At and above it parts are as fast as the whole batch or faster.
+# Below this many voxels at once convolutions of deep layers have too little to do: measured on U-Nets of several widths,
+# on one core (docs/decisions/batches-in-parts.md). From there on parts were as fast as the whole batch or faster.
 PART_VOXELS = 500_000
 
 
