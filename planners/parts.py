@@ -7,8 +7,10 @@ import math
 from planners.contract import Triple
 
 # Below this many voxels at once convolutions of deep layers have too little to do: measured on U-Nets of several widths,
-# on one core (docs/decisions/batches-in-parts.md). From there on parts were as fast as the whole batch or faster.
+# (docs/decisions/batches-in-parts.md). From there on parts were as fast as the whole batch or faster, but for single samples,
+# for which torch has slower kernels: on two cores a step took 1.26 times as long.
 PART_VOXELS = 500_000
+LEAST_SAMPLES = 2
 
 
 def patches_at_once(batch_size: int, patch_size: Triple, *, device: str, coupled: bool) -> int:
@@ -25,5 +27,5 @@ def patches_at_once(batch_size: int, patch_size: Triple, *, device: str, coupled
     """
     if device != "cpu" or coupled:
         return batch_size
-    parts = min(batch_size, max(1, batch_size * math.prod(patch_size) // PART_VOXELS))
+    parts = max(1, min(batch_size // LEAST_SAMPLES, batch_size * math.prod(patch_size) // PART_VOXELS))
     return math.ceil(batch_size / parts)
